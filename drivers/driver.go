@@ -1,0 +1,274 @@
+package drivers
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Driver makes and destroys one kind of machine in one account of one cloud,
+// configured for one pool. Methods are safe for concurrent use, return soon
+// after ctx is done, and retry nothing themselves beyond what an SDK does.
+//
+// Every error wraps one of the sentinels of this package when it is of that
+// kind ([ErrCapacity], [ErrQuota], [ErrAuth], [ErrInvalid], [ErrRateLimited],
+// [ErrNotFound]); every other error is transient and may be retried later by
+// the caller.
+type Driver interface {
+	// Scope names account and project, for example "qemu:<data directory>":
+	// one sweep serves every pool of a scope. Two drivers with equal scopes
+	// list the same machines.
+	Scope() string
+	// Ping is the cheapest call that proves credentials and reachability, or
+	// for a local driver that its programs are there and recent enough. Its
+	// error says what to install or to configure.
+	Ping(ctx context.Context) error
+	// Create returns once the cloud has accepted the machine, not when it has
+	// booted. Called again with the same spec.Name it returns the existing
+	// machine, also when the first call's answer was lost. A Create that fails
+	// leaves nothing behind, or only what List shows under spec.Name.
+	Create(ctx context.Context, spec Spec) (Ref, error)
+	// Destroy ends the machines and answers per ref, in order, nil meaning the
+	// cloud has confirmed that the machine is gone. A machine that does not
+	// exist is no error. A ref with only a Name is found by that name. One
+	// failing ref never keeps the others from being destroyed.
+	Destroy(ctx context.Context, refs []Ref, o DestroyOptions) []error
+	// List returns the instances and disks tagged as ours in the driver's
+	// scope, of every controller or, if q.Controller is set, of that one. It
+	// reads all pages, or sets Complete to false; At is when the listing began.
+	List(ctx context.Context, q Query) (Listing, error)
+}
+
+// Hibernator is implemented by drivers that can put a machine to sleep on disk.
+type Hibernator interface {
+	// Suspend saves the machine and frees its memory. It is idempotent:
+	// suspending a suspended machine is no error. It returns when the machine
+	// is suspended.
+	Suspend(ctx context.Context, ref Ref) error
+	// Resume brings a machine back to running from every status a cloud can
+	// report (suspended, stopped, crashed, running) and returns where it is
+	// now, since the address may have changed. It never destroys: a machine
+	// that cannot be resumed is left as it was, with an error.
+	Resume(ctx context.Context, ref Ref) (Instance, error)
+}
+
+// Pauser is implemented by drivers that can stop a machine's CPUs while it
+// stays in memory, so that waiting costs no CPU. A paused machine is warm.
+type Pauser interface {
+	// Pause stops the CPUs. Pausing a paused machine is no error.
+	Pause(ctx context.Context, ref Ref) error
+	// Unpause lets the machine run again and, before it returns, puts its
+	// clock right and gives it fresh entropy. Unpausing a running machine
+	// does the latter two only.
+	Unpause(ctx context.Context, ref Ref) error
+}
+
+// Identifier is implemented by drivers that reach a booting machine over a
+// private channel of the host rather than by boot data and polling.
+type Identifier interface {
+	// Identify hands the machine its identity, entropy and clock and returns
+	// when the machine has confirmed that its agent listens, or with an error
+	// when ctx ends. Calling it again, also from another process, is harmless
+	// and returns at once if the machine already has this identity.
+	Identify(ctx context.Context, ref Ref, id Identity) error
+}
+
+// DiskKeeper is implemented by drivers with disks that outlive a machine.
+type DiskKeeper interface {
+	// DestroyDisks deletes disks by name; one that does not exist is no error.
+	DestroyDisks(ctx context.Context, names []string) []error
+}
+
+// ConsoleReader is implemented by drivers that can read a machine's console.
+type ConsoleReader interface {
+	// Console copies at most the last max bytes of the serial console to w.
+	// It works for a machine that is dead but not yet destroyed.
+	Console(ctx context.Context, ref Ref, w io.Writer, max int64) error
+}
+
+// Registration is what cmd knows of a type of driver. It is data, so that
+// generic code can ask about a type without an instance of it.
+type Registration struct {
+	// Name is the `type` in pool.yml, Aliases other spellings of it.
+	Name    string
+	Aliases []string
+	// NewConfig returns a pointer to the driver's spec struct with its
+	// defaults set; its field tags describe the keys (see Decode).
+	NewConfig func() any
+	// Check validates a decoded spec for a platform without touching a cloud.
+	// It may fill in defaults that depend on the platform. Nil means no rule.
+	Check func(cfg any, p *Platform) []Problem
+	// New makes the driver. It must not do I/O beyond the local host.
+	New func(o Options) (Driver, error)
+	// Local is set for machines that live on the runner's own host: listings
+	// are cheap, so they are swept every few seconds, and the machines end
+	// with the host.
+	Local bool
+	// Dies is set for machines that end with the runner's process.
+	Dies bool
+}
+
+// Options is what New needs.
+type Options struct {
+	Pool     string
+	Platform Platform
+	// Config is what NewConfig returned, decoded and checked.
+	Config any
+	// DataDir is the runner's data directory, an absolute path.
+	DataDir string
+	// Limit is the pool's limit, for drivers that reserve something per machine.
+	Limit int
+	// Log is never nil.
+	Log Logger
+}
+
+// Platform is what a machine is, in the words of pool.yml.
+type Platform struct {
+	OS      string `json:"os,omitempty"`
+	Arch    string `json:"arch,omitempty"`
+	Variant string `json:"variant,omitempty"`
+	Version string `json:"version,omitempty"`
+	OSName  string `json:"os_name,omitempty"`
+}
+
+// Problem is one finding about a configuration. Path is relative to what was
+// checked ("disk.size"), Message says what is wrong and what to do.
+type Problem struct {
+	Path    string
+	Message string
+	// Warning marks findings that do not keep a server from starting.
+	Warning bool
+}
+
+// Ref names one machine to the driver that made it.
+type Ref struct {
+	// Name is the unique cloud name of the row. Always set.
+	Name string `json:"name"`
+	// ID is the cloud's own id, empty until the cloud has answered.
+	ID string `json:"id,omitempty"`
+	// Zone is where it is, empty where there are no zones or it is unknown.
+	Zone string `json:"zone,omitempty"`
+}
+
+// Spec is one machine to make.
+type Spec struct {
+	// Name is unique for ever, at most 63 characters of [a-z0-9-], starts with
+	// a letter: it is both the machine's name and the idempotency token.
+	Name string
+	// Tags are written to the machine in the same call that creates it.
+	Tags Tags
+	// Platform of the pool.
+	Platform Platform
+	// Image, MachineType, Zone and DiskGiB override the pool's spec where the
+	// request asks for something else; empty or zero: the pool's.
+	Image       string
+	MachineType string
+	Zone        string
+	DiskGiB     int
+	// Identity is delivered to the machine by the driver: by boot data, or
+	// later by Identify if the driver is an Identifier.
+	Identity Identity
+	// Boot is the rendered boot script, nil for drivers that need none.
+	Boot []byte
+}
+
+// Tags are what a machine carries in the cloud from the moment it exists.
+type Tags struct {
+	// Controller is the controller id of the store that owns the machine.
+	Controller string `json:"controller"`
+	Pool       string `json:"pool"`
+	Instance   string `json:"instance"`
+	// Kind is "build" or "gitspace".
+	Kind string `json:"kind"`
+	// Created is when the row was written, Deadline when the machine may end
+	// itself; both UTC. A zero Deadline means never.
+	Created  time.Time `json:"created"`
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Labels are the user's.
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Identity is what a machine's agent needs to be talked to, and what the
+// runner needs to talk to it: one CA and one leaf, made for this machine.
+// PEM throughout. It is a secret: it has no String method and must not be
+// logged; see LogValue.
+type Identity struct {
+	// Machine is the instance id, Hostname a valid host name.
+	Machine  string
+	Hostname string
+	// ServerName is the DNS name in the leaf.
+	ServerName string
+	CAKey      []byte
+	CACert     []byte
+	Key        []byte
+	Cert       []byte
+}
+
+// Status is what a cloud says of a machine, in our words.
+type Status string
+
+// The statuses of a machine. Unknown is for what the driver cannot map.
+const (
+	StatusPending   Status = "pending"
+	StatusRunning   Status = "running"
+	StatusPaused    Status = "paused"
+	StatusSuspended Status = "suspended"
+	StatusStopping  Status = "stopping"
+	// StatusDead is a machine that has ended by itself (crashed, killed,
+	// pre-empted, stopped from inside) but still exists to the cloud.
+	StatusDead    Status = "dead"
+	StatusUnknown Status = "unknown"
+)
+
+// Instance is one machine as a cloud reports it.
+type Instance struct {
+	Ref
+	Tags   Tags
+	Status Status
+	// Address is where the agent is reached, host without port; Port its
+	// port. Empty until known.
+	Address string
+	Port    int
+	// Reason is the cloud's own word on a dead machine, "" if it has none.
+	Reason string
+}
+
+// Disk is a persistent disk as a cloud reports it.
+type Disk struct {
+	Name       string
+	Zone       string
+	Tags       Tags
+	AttachedTo string
+	SizeGiB    int
+}
+
+// Query narrows a listing.
+type Query struct {
+	// Controller, if set, keeps only what that controller made.
+	Controller string
+}
+
+// Listing is one reading of a scope.
+type Listing struct {
+	Instances []Instance
+	Disks     []Disk
+	// Complete says that nothing can be missing that existed at At. Absence is
+	// evidence only in a complete listing.
+	Complete bool
+	// At is when the listing began.
+	At time.Time
+}
+
+// DestroyOptions says what becomes of persistent disks.
+type DestroyOptions struct {
+	Disks DiskPolicy
+}
+
+// DiskPolicy is what a destroy does with persistent disks.
+type DiskPolicy int
+
+// Keep is the zero value, so that forgetting to choose loses no data.
+const (
+	Keep DiskPolicy = iota
+	Delete
+)
