@@ -1,0 +1,80 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// Target is one machine's agent, as far as a client needs to know.
+type Target struct {
+	// Instance is our id of the machine, the key of kept connections.
+	Instance string
+	Address  string
+	Port     int
+	// Identity holds the pair and CA of the machine and the TLS server name.
+	Identity drivers.Identity
+	OS       string
+}
+
+// Agent talks to the programs inside machines. Methods are safe for concurrent
+// use and return when ctx ends. A refusal by the agent is an *AgentError;
+// every other error means that it could not be reached.
+type Agent interface {
+	// Health asks once whether the agent is ready; not ready is an error.
+	Health(ctx context.Context, t Target) (Health, error)
+	// Setup prepares the machine for a stage. It repeats what can be repeated
+	// until ctx ends, stops at a final refusal, and then returns the last
+	// answer of the agent, not the time-out.
+	Setup(ctx context.Context, t Target, body json.RawMessage) error
+	// StartStep starts a step, once per step id, with the same rules.
+	StartStep(ctx context.Context, t Target, body json.RawMessage) error
+	// PollStep waits until the step has ended or ctx does, over as many
+	// connections as it takes. One poll per step and process is enough.
+	PollStep(ctx context.Context, t Target, step string) (StepResult, error)
+	// Output copies a step's output from a byte offset to w until the step
+	// has ended and all is read, or ctx ends, and returns the next offset.
+	Output(ctx context.Context, t Target, step string, offset int64, w io.Writer) (int64, error)
+	// Suspend tells the agent that its machine is about to be suspended.
+	Suspend(ctx context.Context, t Target, body json.RawMessage) error
+	// Destroy lets the agent clean up before its machine is destroyed.
+	Destroy(ctx context.Context, t Target, body json.RawMessage) error
+	// Forget drops whatever is kept for an instance: connections, mostly.
+	Forget(instance string)
+}
+
+// Health is what an agent says of itself.
+type Health struct {
+	Version string
+	// RunningSteps is -1 if the agent does not tell.
+	RunningSteps int
+}
+
+// StepResult is how a step ended.
+type StepResult struct {
+	// Body is the agent's answer as it came, one JSON object.
+	Body json.RawMessage
+	// Exported are the variables the step exported to later host steps.
+	Exported map[string]string
+}
+
+// Boot renders what a machine runs at its first boot, for drivers that need a
+// script to bring the agent into the machine.
+type Boot interface {
+	// Render returns the boot data for one machine, or an error that says
+	// which template and limit it breaks.
+	Render(b BootRequest) ([]byte, error)
+}
+
+// BootRequest is what a boot script is made from.
+type BootRequest struct {
+	Driver   string
+	Platform drivers.Platform
+	Identity drivers.Identity
+	Deadline time.Time
+	// InitScript is a gitspace's, decoded.
+	InitScript string
+}

@@ -1,0 +1,439 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// Store keeps pools, instances, leases and their story. It decides who gets a
+// machine; no lock of the engine does. Every operation is one transaction,
+// durable before it answers, and named after what happens. Operations are safe
+// for concurrent use, also from several processes on one Postgres.
+//
+// Rules that hold for all of them:
+//
+//   - Time is the caller's (`now`), UTC, cut to milliseconds.
+//   - A transition the tables of state.go do not allow, or whose expected old
+//     state is not the row's, fails with ErrConflict and changes nothing. An
+//     update that finds no row is ErrNotFound, never a silent success.
+//   - The pool's counter of machines changes in the transaction that writes an
+//     intent and in the one that makes a row Gone, nowhere else.
+//   - Events given to an operation are written in the same transaction.
+//   - Whatever fails because the database cannot be reached or written wraps
+//     ErrUnavailable and names the database.
+//   - Loop writes carry Hold; if the pool's row has another generation by then
+//     they fail with ErrHeld. The zero Hold is not checked.
+//   - Invariant: no Warm instance and waiting lease with a Waiter that fits it
+//     (equal shape, zone, enough life) exist at the same time; Arrive and
+//     Proven keep it, each within its own transaction.
+type Store interface {
+	// Controller returns the id that owns this store's machines, made at
+	// random once, and records a new incarnation of the program.
+	Controller(ctx context.Context, incarnation string, now time.Time) (Controller, error)
+	// Heartbeat proves that the store was alive and ours at now.
+	Heartbeat(ctx context.Context, incarnation string, now time.Time) error
+	// Lifetimes lists the intervals in which this store was alive, by
+	// incarnation, for the question whether a machine without a row was made
+	// under this store's eyes.
+	Lifetimes(ctx context.Context) ([]Lifetime, error)
+
+	// Configure writes the pools of the configuration. A pool that is in the
+	// store but not in pools becomes retired and keeps its last spec.
+	Configure(ctx context.Context, pools []PoolRow, now time.Time) error
+	// Pools lists all pools, retired ones included, by name.
+	Pools(ctx context.Context) ([]PoolRow, error)
+	// Hold takes or renews the pool for a replica for ttl, by the database's
+	// clock, and returns the generation; ErrHeld while another replica has it.
+	// A change of holder raises the generation.
+	Hold(ctx context.Context, pool, replica string, ttl time.Duration) (Hold, error)
+	// Snapshot is what the planner needs of one pool: counts by state, variant
+	// and tenant of machines no lease holds, the counter, and at most waiters
+	// of the leases that wait for it, first come first.
+	Snapshot(ctx context.Context, pool string, waiters int, now time.Time) (Snapshot, error)
+
+	// Intend writes the row of a machine that is about to be made (Creating)
+	// and raises the counter. For a lease (in.Lease set) the lease must be
+	// waiting in that generation and becomes starting on this instance; for a
+	// refill the free places must outnumber the pool's waiting leases. Without
+	// a place: *LimitError, and for a lease the refusal becomes its Reason and
+	// an event if it was not already, committed although the call fails. A
+	// lease is refused too while earlier leases waiting for the pool could
+	// take the free places. ErrRetired for a pool that left the file.
+	Intend(ctx context.Context, in Intent) (Instance, error)
+	// Accepted records the cloud's answer: Creating becomes Booting. On a row
+	// that is Destroying by now the reference is recorded all the same, so
+	// that the destroy finds the machine, and ErrConflict returned.
+	Accepted(ctx context.Context, a Acceptance) (Instance, error)
+	// Proven makes a Booting (or Resuming, without lease) instance Warm, and in
+	// the same transaction gives it away if it can: a Cold one to its lease if
+	// that still waits for it, else to the first waiting lease with a Waiter
+	// that fits, in order of arrival. The lease it was given to, then starting
+	// on it, is returned; nil if it stays warm. A Cold instance whose lease has
+	// ended or gone elsewhere stays warm for others (its Cold and lease fields
+	// are cleared) if its kind is build, and becomes Destroying if gitspace.
+	Proven(ctx context.Context, p Proof) (Instance, *Lease, error)
+	// Change makes one transition of an instance outside the operations above.
+	// To Gone lowers the counter. It returns the row after the change.
+	Change(ctx context.Context, c Change) (Instance, error)
+	// Postpone sets Due, Attempts, Reason and Detail of an instance that stays
+	// in its state, which must be the expected one.
+	Postpone(ctx context.Context, id string, state InstanceState, p Postponement) error
+
+	// Arrive joins or begins the lease of a setup. While a lease of this id is
+	// not final it is returned as it is, Joined (its Waiter becomes this one,
+	// and its WaitUntil and Due if it was waiting without a Waiter); else a
+	// new generation is written, waiting. A waiting one is then given the
+	// first warm instance that fits, its choices in order, in each the oldest
+	// machine with enough life: instance Leased, lease starting, all in this
+	// transaction. The cost does not depend on the size of any pool.
+	// ErrDestroyedFirst if a tombstone for the id refuses it (kind build only).
+	Arrive(ctx context.Context, a Arrival) (Grant, error)
+	// Activate makes a starting lease active: its caller can be answered.
+	Activate(ctx context.Context, k LeaseKey, due, now time.Time, events ...Event) (Lease, error)
+	// Requeue takes a starting lease off its machine before its caller was
+	// answered: the instance becomes Destroying (or Failed, if keep is set),
+	// the cause is added to the lease, which waits again at its old place for
+	// the given choices. It may be given a warm machine at once, as by Arrive.
+	Requeue(ctx context.Context, r Requeue) (Grant, error)
+	// End ends the lease in whatever non-final state it is, and makes its
+	// instance Destroying in the same transaction. See Ending for its outcomes.
+	// A lease id never seen leaves a tombstone if e.Tombstone is set.
+	End(ctx context.Context, e Ending) (Ended, error)
+	// Lose ends a starting, active or suspended lease as lost because its
+	// machine died; the instance becomes Failed.
+	Lose(ctx context.Context, k LeaseKey, reason, detail string, due, now time.Time, events ...Event) (Lease, error)
+	// Sleep begins the suspend of an active gitspace: instance Suspending,
+	// lease suspended. Waking begins its resume: instance Resuming, lease
+	// starting. Woken ends it with the new address: instance Leased.
+	Sleep(ctx context.Context, k LeaseKey, due, now time.Time, events ...Event) (Lease, Instance, error)
+	Waking(ctx context.Context, k LeaseKey, waiter string, due, now time.Time) (Lease, Instance, error)
+	Woken(ctx context.Context, a Acceptance) (Instance, error)
+	// Touch records the last calls of leases, a batch at a time.
+	Touch(ctx context.Context, calls map[LeaseKey]time.Time) error
+	// Unwait marks a waiting or starting lease as nobody's: its Waiter is
+	// cleared if it is waiter, and Due set. Orphans does so for all leases
+	// whose Waiter is not among the living incarnations.
+	Unwait(ctx context.Context, k LeaseKey, waiter string, due, now time.Time) error
+	Orphans(ctx context.Context, living []string, due, now time.Time) (int, error)
+
+	// Export adds to the variables a lease's host steps have exported; later
+	// ones win. Exported returns them. Values are sealed.
+	Export(ctx context.Context, k LeaseKey, vars map[string]string, now time.Time) error
+	Exported(ctx context.Context, k LeaseKey) (map[string]string, error)
+
+	// DueInstances and DueLeases are at most limit rows whose due time has
+	// come, the longest due first, of the given pools (nil: all).
+	DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]Instance, error)
+	DueLeases(ctx context.Context, now time.Time, limit int) ([]Lease, error)
+	// Adopt makes every instance in a transitional state (all but Warm,
+	// Hibernated, Leased, Suspended, Failed and Gone) of the pools due now: the
+	// process that worked on them is gone. It returns how many.
+	Adopt(ctx context.Context, pools []string, now time.Time) (int, error)
+
+	// Lease is the latest generation of an id, LeaseAt a given one; Instance
+	// is found by our id. All are ErrNotFound if there is none.
+	Lease(ctx context.Context, id string) (Lease, error)
+	LeaseAt(ctx context.Context, k LeaseKey) (Lease, error)
+	Instance(ctx context.Context, id string) (Instance, error)
+	// Instances, Leases and Events list rows for people, sweeps and audits,
+	// newest first (events: oldest first), never on a request's path.
+	Instances(ctx context.Context, q InstanceQuery) ([]Instance, error)
+	Leases(ctx context.Context, q LeaseQuery) ([]Lease, error)
+	Events(ctx context.Context, q EventQuery) ([]Event, error)
+	// Note writes events that belong to no other operation.
+	Note(ctx context.Context, events ...Event) error
+
+	// Recount compares the counters with the rows and repairs them. It
+	// returns the pools whose counter was wrong.
+	Recount(ctx context.Context) ([]Drift, error)
+	// Purge removes final rows, events and tombstones older than the given
+	// times, at most limit of each kind, and returns how many in all.
+	Purge(ctx context.Context, p Purge) (int, error)
+	// Ping says whether the store can be reached and written.
+	Ping(ctx context.Context) error
+	// Close waits for running operations and closes the database.
+	Close() error
+}
+
+// Controller is the owner of a store's machines.
+type Controller struct {
+	ID string
+	// Born is when the store was made.
+	Born time.Time
+}
+
+// Lifetime is one interval in which the store was alive.
+type Lifetime struct {
+	Incarnation string
+	From, To    time.Time
+}
+
+// PoolRow is a pool as the store knows it.
+type PoolRow struct {
+	Name     string
+	Driver   string
+	Scope    string
+	Min, Max int
+	// SpecHash is the recipe, LastSpec what a retired pool is rebuilt from.
+	SpecHash string
+	LastSpec json.RawMessage
+	Platform drivers.Platform
+	// Retired pools reap, resume and destroy, and create nothing.
+	Retired bool
+	// Counted is how many machines of the pool cost money.
+	Counted int
+	Hold    Hold
+	Updated time.Time
+}
+
+// Hold is a replica's right to run a pool's loops. The zero Hold is not
+// checked by writes.
+type Hold struct {
+	Replica    string
+	Generation int64
+	Until      time.Time
+}
+
+// Snapshot is one pool at one moment.
+type Snapshot struct {
+	Pool    string
+	Counted int
+	Max     int
+	Retired bool
+	// Groups has the counts of instances no lease holds.
+	Groups []Group
+	// Waiting are the first leases that wait for this pool and have a Waiter;
+	// WaitingMore says that there are others.
+	Waiting     []Lease
+	WaitingMore bool
+	// Drifted are at most a few warm instances of another recipe than the
+	// pool's, oldest first; Expired those past their deadline or free age.
+	Drifted []Instance
+}
+
+// Group is the count of like instances.
+type Group struct {
+	State           InstanceState
+	Variant, Tenant string
+	Shape           string
+	Recipe          string
+	Count           int
+}
+
+// Intent is a machine about to be made. Instance has every field of the row
+// but State, Since and the lease's.
+type Intent struct {
+	Hold     Hold
+	Instance Instance
+	// Lease, if its ID is set, is whom the machine is made for.
+	Lease  LeaseKey
+	Now    time.Time
+	Events []Event
+}
+
+// LeaseKey is one generation of a lease. Generation 0 means the latest.
+type LeaseKey struct {
+	ID         string
+	Generation int64
+}
+
+// Key is the lease's key.
+func (l Lease) Key() LeaseKey { return LeaseKey{ID: l.ID, Generation: l.Generation} }
+
+// Acceptance is where a machine is, as the cloud says.
+type Acceptance struct {
+	ID      string
+	CloudID string
+	Zone    string
+	Address string
+	Port    int
+	Due     time.Time
+	Now     time.Time
+	Events  []Event
+}
+
+// Proof is that an instance's agent answered.
+type Proof struct {
+	ID           string
+	AgentVersion string
+	// Due is for the instance if it stays warm (its free age, say), LeaseDue
+	// for the lease that gets it.
+	Due      time.Time
+	LeaseDue time.Time
+	Now      time.Time
+	Events   []Event
+}
+
+// Change is one transition of an instance.
+type Change struct {
+	Hold Hold
+	ID   string
+	// From are the states it may be in; Address and Port are written if set.
+	From    []InstanceState
+	To      InstanceState
+	Address string
+	Port    int
+	Due     time.Time
+	Reason  string
+	Detail  string
+	Now     time.Time
+	Events  []Event
+}
+
+// Postponement is a failed try.
+type Postponement struct {
+	Due      time.Time
+	Attempts int
+	Reason   string
+	Detail   string
+	Now      time.Time
+	Events   []Event
+}
+
+// Arrival is a setup that has come in.
+type Arrival struct {
+	ID      string
+	Kind    Kind
+	Want    Want
+	Choices []Choice
+	// NoClaim asks for a machine of its own, never a warm one (gitspaces).
+	NoClaim bool
+	// Waiter is the incarnation that waits.
+	Waiter string
+	Digest string
+	// NeedUntil is the least deadline of a machine that fits.
+	NeedUntil time.Time
+	WaitUntil time.Time
+	// Due is for the lease while it waits, LeaseDue once it is starting.
+	Due      time.Time
+	LeaseDue time.Time
+	Now      time.Time
+}
+
+// Grant is what Arrive found or gave.
+type Grant struct {
+	Lease Lease
+	// Instance is the lease's, nil while it waits or if it was created but is
+	// gone.
+	Instance *Instance
+	// Joined says that the lease was there before; Claimed that this very call
+	// gave it a warm machine.
+	Joined  bool
+	Claimed bool
+}
+
+// Requeue takes a lease off a machine that failed it.
+type Requeue struct {
+	Lease LeaseKey
+	Cause Cause
+	// Choices are what is left to try; none is refused with ErrInvalid.
+	Choices []Choice
+	NoClaim bool
+	// Keep makes the instance Failed rather than Destroying.
+	Keep        bool
+	InstanceDue time.Time
+	NeedUntil   time.Time
+	Due         time.Time
+	LeaseDue    time.Time
+	Now         time.Time
+	Events      []Event
+}
+
+// Ending is a destroy, by a caller or by the engine.
+type Ending struct {
+	// Lease is whose. With Generation set and older than the latest, only that
+	// generation's instance is touched.
+	Lease LeaseKey
+	// Instance, if set, is the machine the caller means, by our id, cloud id or
+	// name. If it is another than the lease's present one, only that older one
+	// is destroyed, provided it belonged to this lease id.
+	Instance string
+	Kind     Kind
+	Disks    drivers.DiskPolicy
+	// States, if set, are those the lease must be in; else ErrConflict.
+	States []LeaseState
+	// Cause is appended to the lease's causes if its Message is set.
+	Cause  Cause
+	Reason string
+	Detail string
+	// Tombstone says until when a never-seen id refuses a build's setup; zero
+	// leaves none. At most MaxTombstones are kept, the oldest go.
+	Tombstone time.Time
+	Now       time.Time
+	Events    []Event
+}
+
+// MaxTombstones bounds the destroys that came before their setup.
+const MaxTombstones = 10_000
+
+// Ended is what End did.
+type Ended struct {
+	Outcome EndOutcome
+	// Lease is the row after the call, zero for EndUnknown.
+	Lease Lease
+	// Instance is what is being destroyed, nil if there is nothing.
+	Instance *Instance
+}
+
+// EndOutcome is one of the ways a destroy can go, none of them an error.
+type EndOutcome string
+
+// The outcomes of End.
+const (
+	// EndNow: the lease ended with this call.
+	EndNow EndOutcome = "ended"
+	// EndAlready: it was final before. Its instance is returned if it is not
+	// gone yet.
+	EndAlready EndOutcome = "already"
+	// EndStale: an older instance was meant; the present lease is untouched.
+	EndStale EndOutcome = "stale"
+	// EndUnknown: no lease of this id was ever seen.
+	EndUnknown EndOutcome = "unknown"
+)
+
+// InstanceQuery narrows Instances. Zero fields do not narrow.
+type InstanceQuery struct {
+	Pool   string
+	Scope  string
+	States []InstanceState
+	// Lease is a lease id, all generations.
+	Lease string
+	// Live leaves out Gone.
+	Live  bool
+	Limit int
+}
+
+// LeaseQuery narrows Leases. Zero fields do not narrow.
+type LeaseQuery struct {
+	Pool   string
+	States []LeaseState
+	// Live leaves out final ones.
+	Live  bool
+	Limit int
+}
+
+// EventQuery narrows Events. Zero fields do not narrow.
+type EventQuery struct {
+	Pool, Instance, Lease string
+	// After is the id of the last event already seen.
+	After int64
+	Limit int
+}
+
+// Drift is a counter that did not equal the truth.
+type Drift struct {
+	Pool           string
+	Counted, Truth int
+}
+
+// Purge says what is old.
+type Purge struct {
+	Rows   time.Time
+	Events time.Time
+	// Tombstones older than Now are removed.
+	Now   time.Time
+	Limit int
+}
