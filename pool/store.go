@@ -111,6 +111,11 @@ type Store interface {
 	Sleep(ctx context.Context, k LeaseKey, due, now time.Time, events ...Event) (Lease, Instance, error)
 	Waking(ctx context.Context, k LeaseKey, waiter string, due, now time.Time) (Lease, Instance, error)
 	Woken(ctx context.Context, a Acceptance) (Instance, error)
+	// Asleep takes back a resume that failed: instance Resuming becomes
+	// Suspended again, its starting lease suspended, with the reason.
+	Asleep(ctx context.Context, k LeaseKey, reason, detail string, due, now time.Time, events ...Event) (Lease, error)
+	// PostponeLease moves the due time of a lease that is not final.
+	PostponeLease(ctx context.Context, k LeaseKey, due, now time.Time) error
 	// Touch records the last calls of leases, a batch at a time.
 	Touch(ctx context.Context, calls map[LeaseKey]time.Time) error
 	// Unwait marks a waiting or starting lease as nobody's: its Waiter is
