@@ -1,0 +1,174 @@
+package api
+
+import "time"
+
+// V1 is the prefix of our own API. It is strict (unknown query parameters are
+// refused), read-only, and never shows keys or request bodies.
+const V1 = "/v1"
+
+// DefaultLimit and MaxLimit bound lists of /v1.
+const (
+	DefaultLimit = 100
+	MaxLimit     = 1000
+)
+
+// NextOffsetTrailer is the trailer of a step's log that says at which byte
+// offset to go on reading. It is missing if the log broke off.
+const NextOffsetTrailer = "X-Next-Offset"
+
+// ErrorBody is the body of every failure under /v1.
+type ErrorBody struct {
+	Error ErrorDetail `json:"error"`
+}
+
+// ErrorDetail is a code for programs and a message for people.
+type ErrorDetail struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	// RetryAfterMS says when asking again may help; 0 means that it will not.
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
+}
+
+// Pool is one pool and its machines by state.
+type Pool struct {
+	Name     string `json:"name"`
+	Driver   string `json:"driver"`
+	OS       string `json:"os"`
+	Arch     string `json:"arch"`
+	Variant  string `json:"variant,omitempty"`
+	Default  bool   `json:"default"`
+	Min      int    `json:"min"`
+	Max      int    `json:"max"`
+	Retired  bool   `json:"retired"`
+	Counted  int    `json:"counted"`
+	Waiting  int    `json:"waiting"`
+	Machines Counts `json:"instances"`
+	Problem  string `json:"problem,omitempty"`
+}
+
+// Counts is how many live machines are in each state; states without any are
+// left out.
+type Counts map[string]int
+
+// Instance is one machine, without its keys.
+type Instance struct {
+	ID           string     `json:"id"`
+	Name         string     `json:"name"`
+	Pool         string     `json:"pool"`
+	Driver       string     `json:"driver"`
+	State        string     `json:"state"`
+	Kind         string     `json:"kind"`
+	Variant      string     `json:"variant"`
+	Tenant       string     `json:"tenant"`
+	OS           string     `json:"os"`
+	Arch         string     `json:"arch"`
+	Image        string     `json:"image,omitempty"`
+	MachineType  string     `json:"machine_type,omitempty"`
+	Zone         string     `json:"zone,omitempty"`
+	DiskGiB      int        `json:"disk_gib,omitempty"`
+	CloudID      string     `json:"cloud_id,omitempty"`
+	Address      string     `json:"address,omitempty"`
+	Port         int        `json:"port,omitempty"`
+	AgentVersion string     `json:"agent_version,omitempty"`
+	StorageID    string     `json:"storage_id,omitempty"`
+	LeaseID      string     `json:"lease_id,omitempty"`
+	Generation   int64      `json:"lease_generation,omitempty"`
+	Cold         bool       `json:"cold"`
+	Held         bool       `json:"held"`
+	Created      time.Time  `json:"created"`
+	Since        time.Time  `json:"since"`
+	Due          *time.Time `json:"due,omitempty"`
+	Deadline     *time.Time `json:"deadline,omitempty"`
+	Warmed       *time.Time `json:"warmed,omitempty"`
+	Attempts     int        `json:"attempts,omitempty"`
+	Reason       string     `json:"reason,omitempty"`
+	Detail       string     `json:"detail,omitempty"`
+}
+
+// Lease is a caller's right to one machine.
+type Lease struct {
+	ID         string     `json:"id"`
+	Generation int64      `json:"generation"`
+	Kind       string     `json:"kind"`
+	State      string     `json:"state"`
+	Pools      []string   `json:"pools"`
+	Pool       string     `json:"pool,omitempty"`
+	InstanceID string     `json:"instance_id,omitempty"`
+	Arrived    time.Time  `json:"arrived"`
+	Claimed    *time.Time `json:"claimed,omitempty"`
+	Active     *time.Time `json:"active,omitempty"`
+	Ended      *time.Time `json:"ended,omitempty"`
+	LastCall   *time.Time `json:"last_call,omitempty"`
+	WaitUntil  *time.Time `json:"wait_until,omitempty"`
+	Due        *time.Time `json:"due,omitempty"`
+	Reason     string     `json:"reason,omitempty"`
+	Detail     string     `json:"detail,omitempty"`
+	Causes     []Cause    `json:"causes,omitempty"`
+}
+
+// Cause is one failure on the way to a machine.
+type Cause struct {
+	Pool     string `json:"pool"`
+	Instance string `json:"instance,omitempty"`
+	Phase    string `json:"phase"`
+	Kind     string `json:"kind,omitempty"`
+	Message  string `json:"message"`
+	Console  string `json:"console,omitempty"`
+}
+
+// Event is one line of the story of a pool, instance or lease.
+type Event struct {
+	ID         int64     `json:"id"`
+	At         time.Time `json:"at"`
+	Pool       string    `json:"pool,omitempty"`
+	Instance   string    `json:"instance,omitempty"`
+	Lease      string    `json:"lease,omitempty"`
+	Generation int64     `json:"lease_generation,omitempty"`
+	Reason     string    `json:"reason"`
+	Message    string    `json:"message"`
+}
+
+// Step is a step started under a lease.
+type Step struct {
+	ID string `json:"id"`
+}
+
+// PoolList is every pool, retired ones included, by name.
+type PoolList struct {
+	Pools []Pool `json:"pools"`
+}
+
+// InstanceList is machines, newest first. More says that the limit cut it.
+type InstanceList struct {
+	Instances []Instance `json:"instances"`
+	More      bool       `json:"more"`
+}
+
+// LeaseList is leases, newest first. More says that the limit cut it.
+type LeaseList struct {
+	Leases []Lease `json:"leases"`
+	More   bool    `json:"more"`
+}
+
+// EventList is events, oldest first. Next is what to give as after to read on:
+// the id of the last event here, or the given after if there is none.
+type EventList struct {
+	Events []Event `json:"events"`
+	Next   int64   `json:"next"`
+	More   bool    `json:"more"`
+}
+
+// StepList is the steps of a lease in the order of their start.
+type StepList struct {
+	Steps []Step `json:"steps"`
+}
+
+// Version is what runs.
+type Version struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	// Started is when this process began to serve.
+	Started time.Time `json:"started"`
+	// Pending lists what is missing before the runner is ready.
+	Pending []string `json:"pending"`
+}
