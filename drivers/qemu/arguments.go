@@ -1,0 +1,114 @@
+//go:build linux
+
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
+)
+
+// architecture is what differs between the hosts' architectures.
+type architecture struct {
+	binary string // program
+	debian string // the package it is in
+	// machine is versioned, so that state saved under one QEMU loads in the next.
+	machine string
+	console string // the kernel's name of the first serial port
+}
+
+var architectures = map[string]architecture{
+	"amd64": {binary: "qemu-system-x86_64", debian: "qemu-system-x86", machine: "pc-i440fx-7.2", console: "ttyS0"},
+	"arm64": {binary: "qemu-system-aarch64", debian: "qemu-system-arm", machine: "virt-7.2", console: "ttyAMA0"},
+}
+
+// The descriptors QEMU is started with; exec.Cmd numbers extra files from 3.
+const (
+	fdMonitor = 3 + iota
+	fdIdentity
+	fdConsole
+	fdLock
+	fdKernel
+	fdInitramfs
+	fdRAM
+)
+
+// memory is how a machine's RAM is backed.
+type memory int
+
+const (
+	// memoryAnonymous is ordinary memory: a machine loaded from a full state.
+	memoryAnonymous memory = iota
+	// memoryShared writes through to the file: a template being made.
+	memoryShared
+	// memoryPrivate is copy-on-write over the file: a clone.
+	memoryPrivate
+)
+
+// commandLine is everything QEMU is told.
+type commandLine struct {
+	arch     architecture
+	accel    string
+	memoryMB int
+	cpus     int
+	memory   memory
+	// guest is the name that tells this process from others.
+	guest string
+	// address is where the agent is reached; none for a template.
+	address string
+	// incoming waits for a state to be loaded, CPUs stopped.
+	incoming bool
+}
+
+// args builds QEMU's arguments. Nothing in them is secret or names a path in
+// the machine's folder: all it needs is passed as descriptors.
+func (c commandLine) args() []string {
+	cpu := "max"
+	if c.accel == AccelKVM {
+		cpu = "host"
+	}
+	// x-ignore-shared and a full state alike need the RAM block's name.
+	size := strconv.Itoa(c.memoryMB) + "M"
+	backend := "memory-backend-ram,id=m,size=" + size
+	if c.memory != memoryAnonymous {
+		share := "off"
+		if c.memory == memoryShared {
+			share = "on"
+		}
+		backend = fmt.Sprintf("memory-backend-file,id=m,size=%s,mem-path=/proc/self/fd/%d,share=%s", size, fdRAM, share)
+	}
+	// restrict: the guest reaches nothing, neither the world nor this host.
+	network := "user,id=n0,restrict=on"
+	if c.address != "" {
+		network += fmt.Sprintf(",hostfwd=tcp:%s:%d-:%d", c.address, guestlink.AgentPort, guestlink.AgentPort)
+	}
+	args := []string{
+		"-name", "guest=" + c.guest,
+		"-accel", c.accel,
+		"-machine", c.arch.machine + ",memory-backend=m",
+		"-cpu", cpu,
+		"-smp", strconv.Itoa(c.cpus),
+		"-m", size,
+		"-object", backend,
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-chardev", fmt.Sprintf("socket,id=q0,fd=%d,server=on,wait=off", fdMonitor),
+		"-mon", "chardev=q0,mode=control",
+		"-add-fd", fmt.Sprintf("fd=%d,set=1", fdConsole),
+		"-serial", "file:/dev/fdset/1",
+		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel),
+		"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
+		"-append", "console=" + c.arch.console + " quiet panic=-1",
+		"-netdev", network,
+		"-device", "virtio-net-pci,netdev=n0,romfile=",
+		"-device", "virtio-rng-pci",
+		"-device", "virtio-serial-pci",
+		"-chardev", fmt.Sprintf("socket,id=id0,fd=%d,server=on,wait=off", fdIdentity),
+		"-device", "virtserialport,chardev=id0,name=" + guestlink.PortName,
+	}
+	if c.incoming {
+		args = append(args, "-incoming", "defer", "-S")
+	}
+	return args
+}

@@ -1,0 +1,204 @@
+package qemu
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+)
+
+// The values of Config.Accelerator.
+const (
+	AccelAuto = "auto"
+	AccelKVM  = "kvm"
+	AccelTCG  = "tcg"
+)
+
+// defaultMemoryMB is what a tiny machine gets, in MiB.
+const defaultMemoryMB = 128
+
+// Config is the spec of a pool of local machines.
+type Config struct {
+	Image        string `spec:"image" default:"tiny" doc:"Name of the image the machines boot from, as drone-runner-aws image ls shows it."`
+	MemoryMB     int    `spec:"memory_mb" default:"" doc:"Memory of a machine in MiB; 128 for tiny."`
+	CPUs         int    `spec:"cpus" default:"1" doc:"Virtual CPUs of a machine."`
+	Disk         Disk   `spec:"disk" doc:"The machine's own disk, gone with the machine; not built in yet."`
+	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
+	UserData     string `spec:"user_data" default:"" doc:"Script, beginning with #!, that is run once before a machine is warm; never with secrets."`
+	UserDataPath string `spec:"user_data_path" default:"" doc:"File with such a script, read at start."`
+	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory."`
+	Accelerator  string `spec:"accelerator" default:"auto" doc:"auto takes KVM where a trial boot succeeds and emulation elsewhere, kvm and tcg take only that."`
+	AddressRange string `spec:"address_range" default:"127.77.0.0/16" doc:"Loopback network of which each machine gets one address; runners on one host need different ones."`
+	Binary       string `spec:"binary" default:"" doc:"QEMU's program, by default qemu-system-x86_64 or qemu-system-aarch64 from PATH; 7.2 or later."`
+	UIDRange     string `spec:"uid_range" default:"1900000000-1900065535" doc:"User ids of which each machine's QEMU gets its own when the runner is root."`
+}
+
+// Disk is the disk of a machine.
+type Disk struct {
+	Size int `spec:"size" default:"0" doc:"Size in GB; 0 is no disk for tiny."`
+}
+
+// NewConfig returns a Config with its defaults; those that depend on image and
+// platform are filled in by Check.
+func NewConfig() *Config {
+	return &Config{
+		Image: image.Tiny, CPUs: 1, Accelerator: AccelAuto,
+		AddressRange: "127.77.0.0/16", UIDRange: "1900000000-1900065535",
+	}
+}
+
+// Registration tells cmd of this driver.
+var Registration = drivers.Registration{
+	Name:      "qemu",
+	NewConfig: func() any { return NewConfig() },
+	Check: func(cfg any, p *drivers.Platform) []drivers.Problem {
+		c, ok := cfg.(*Config)
+		if !ok {
+			return []drivers.Problem{{Message: fmt.Sprintf("spec of type %T, want %T", cfg, c)}}
+		}
+		return Check(c, p)
+	},
+	New: func(o drivers.Options) (drivers.Driver, error) {
+		d, err := New(o)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	},
+	Local: true,
+}
+
+// Check validates a spec and fills in the defaults that depend on platform and
+// image. It looks at nothing but the file user_data_path names.
+func Check(c *Config, p *drivers.Platform) []drivers.Problem {
+	var problems []drivers.Problem
+	bad := func(path, format string, args ...any) {
+		problems = append(problems, drivers.Problem{Path: path, Message: fmt.Sprintf(format, args...)})
+	}
+	warn := func(path, format string, args ...any) {
+		problems = append(problems, drivers.Problem{Path: path, Message: fmt.Sprintf(format, args...), Warning: true})
+	}
+	if p.OS == "" {
+		p.OS = "linux"
+	}
+	if p.Arch == "" {
+		p.Arch = runtime.GOARCH
+	}
+	if p.OS != "linux" {
+		bad("platform.os", "%q: local machines run linux", p.OS)
+	}
+	if p.Arch != runtime.GOARCH {
+		bad("platform.arch", "%q: local machines have the host's architecture, %s", p.Arch, runtime.GOARCH)
+	} else if _, ok := architectures[p.Arch]; !ok {
+		bad("platform.arch", "%q: local machines are built in for amd64 and arm64", p.Arch)
+	}
+	if c.Image != image.Tiny {
+		bad("image", "%q: not built in yet; use tiny", c.Image)
+	}
+	if c.MemoryMB == 0 {
+		c.MemoryMB = defaultMemoryMB
+	}
+	if c.MemoryMB < image.TinyMinMemoryMB {
+		bad("memory_mb", "%d is less than the %d that %s needs", c.MemoryMB, image.TinyMinMemoryMB, c.Image)
+	}
+	if c.CPUs < 1 {
+		bad("cpus", "%d: a machine has at least 1", c.CPUs)
+	} else if c.CPUs > runtime.NumCPU() {
+		warn("cpus", "%d is more than the %d of this host", c.CPUs, runtime.NumCPU())
+	}
+	if c.Disk.Size != 0 {
+		bad("disk.size", "disks of local machines are not built in yet; leave it out, tiny runs from memory")
+	}
+	if c.Egress {
+		bad("egress", "outbound connections are not built in yet: through QEMU's network a machine would reach this host's loopback, "+
+			"and with it the runner's own API; set it to false")
+	}
+	if err := checkUserData(c); err != nil {
+		bad(err.path, "%s", err.message)
+	}
+	switch c.Accelerator {
+	case AccelAuto, AccelKVM, AccelTCG:
+	case "":
+		c.Accelerator = AccelAuto
+	default:
+		bad("accelerator", "%q: want auto, kvm or tcg", c.Accelerator)
+	}
+	if _, err := parseAddressRange(c.AddressRange); err != nil {
+		bad("address_range", "%s", err)
+	}
+	if _, err := parseUIDRange(c.UIDRange); err != nil {
+		bad("uid_range", "%s", err)
+	}
+	return problems
+}
+
+// configError is a finding at one key.
+type configError struct{ path, message string }
+
+// checkUserData checks the script and where it comes from.
+func checkUserData(c *Config) *configError {
+	path, script := "user_data", c.UserData
+	if c.UserDataPath != "" {
+		if c.UserData != "" {
+			return &configError{"user_data_path", "give user_data or user_data_path, not both"}
+		}
+		path = "user_data_path"
+		raw, err := os.ReadFile(c.UserDataPath)
+		if err != nil {
+			return &configError{path, err.Error()}
+		}
+		script = string(raw)
+	}
+	if script != "" && !strings.HasPrefix(script, "#!") {
+		return &configError{path, "tiny takes a script whose first line begins with #!, for example #!/bin/sh"}
+	}
+	if len(script) > maxUserData {
+		return &configError{path, fmt.Sprintf("%d bytes are more than the %d that fit", len(script), maxUserData)}
+	}
+	return nil
+}
+
+// maxUserData leaves room in a message to the machine for the rest of it, also
+// when every byte is escaped.
+const maxUserData = 128 << 10
+
+// loopback is what an address range must lie in.
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+// parseAddressRange reads a loopback network.
+func parseAddressRange(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q: want a network such as 127.77.0.0/16", s)
+	}
+	if !p.Addr().Is4() || p.Bits() < loopback.Bits() || !loopback.Contains(p.Addr()) {
+		return p, fmt.Errorf("%q is not inside 127.0.0.0/8", s)
+	}
+	return p.Masked(), nil
+}
+
+// uidRange is a range of user ids, both ends in it. The last one is for
+// templates, which run nobody's code.
+type uidRange struct{ first, last uint32 }
+
+func (r uidRange) machines() int { return int(r.last - r.first) }
+
+// parseUIDRange reads "first-last".
+func parseUIDRange(s string) (uidRange, error) {
+	a, b, ok := strings.Cut(s, "-")
+	first, err1 := strconv.ParseUint(strings.TrimSpace(a), 10, 32)
+	last, err2 := strconv.ParseUint(strings.TrimSpace(b), 10, 32)
+	if !ok || err1 != nil || err2 != nil {
+		return uidRange{}, fmt.Errorf("%q: want first-last, such as 1900000000-1900065535", s)
+	}
+	// 65534 is nobody; all ones means "no change" to the kernel.
+	if first <= 65535 || last <= first || last >= 1<<32-1 {
+		return uidRange{}, fmt.Errorf("%q: want at least two ids, above 65535 and below 4294967295", s)
+	}
+	return uidRange{uint32(first), uint32(last)}, nil
+}

@@ -1,0 +1,268 @@
+//go:build linux
+
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/qmp"
+)
+
+// cleanUpPatience is how long cleaning up after a failed call may take, also
+// when the caller has gone.
+const cleanUpPatience = killPatience + quitPatience
+
+// The phases of Create, in order; see Driver.hook.
+const (
+	phaseFolder  = "folder"  // the folder is there, with address and tags
+	phaseStarted = "started" // QEMU runs and waits for its state
+	phaseLoaded  = "loaded"  // the state is in, the CPUs stand
+	phaseRuns    = "runs"    // the CPUs run, nobody has noted it
+)
+
+// Create clones a machine. The first one of a recipe waits for its template.
+func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, error) {
+	m, err := d.create(ctx, spec)
+	if err != nil {
+		return drivers.Ref{}, fmt.Errorf("create %s: %w", spec.Name, err)
+	}
+	return m.ref(), nil
+}
+
+func (d *Driver) create(ctx context.Context, spec drivers.Spec) (*machine, error) {
+	s, err := d.seatOf(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		m, unlock, err := d.adopt(ctx, s, spec.Name)
+		if errors.Is(err, drivers.ErrNotFound) {
+			m, unlock, err = d.found(ctx, spec)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			continue // somebody else was faster: adopt theirs
+		}
+		return m, d.finish(ctx, m, unlock)
+	}
+}
+
+// adopt takes an existing folder for Create, whole or half made.
+func (d *Driver) adopt(ctx context.Context, s seat, name string) (*machine, func(), error) {
+	if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
+		return nil, nil, drivers.ErrNotFound
+	}
+	unlock, err := s.lockOp(ctx) // while it is being made, this waits
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := d.open(name)
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return m, unlock, nil
+}
+
+// found makes a new folder; nil if there is one by now.
+func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func(), error) {
+	r, err := d.recipe(ctx, spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := d.template(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.host.checkMemory(r.memoryMB); err != nil {
+		return nil, nil, err
+	}
+	need := int64(0)
+	if d.cfg.Hibernate {
+		need = int64(r.memoryMB) * mib
+	}
+	if err := d.host.checkDisk(d.dir, need); err != nil {
+		return nil, nil, err
+	}
+	m, unlock, made, err := d.allocate(ctx, meta{
+		Version: metaVersion, Name: spec.Name, Tags: spec.Tags, Recipe: recipeKey(t.key, d.userData), Template: t.key,
+		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(),
+	}, d.userData)
+	if err != nil || !made {
+		return nil, nil, err
+	}
+	return m, unlock, nil
+}
+
+// recipeKey tells machines apart that were not made alike.
+func recipeKey(template, userData string) string {
+	sum := sha256.Sum256([]byte(userData))
+	return template + "-" + hex.EncodeToString(sum[:])[:8]
+}
+
+// finish starts the machine of a folder, unless that was done, and unlocks it.
+// If it fails, the folder goes.
+func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err error) {
+	defer unlock()
+	st, err := m.status()
+	if err != nil {
+		return err
+	}
+	if st != statusNew {
+		return nil // made before, whatever has become of it
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		// Also when the caller has gone: nothing may stay of a failed create.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
+		defer cancel()
+		err = m.withWords(err)
+		if kerr := m.kill(ctx, m.Name, d.reap); kerr != nil {
+			err = errors.Join(err, kerr) // the folder stays, so that List shows it
+			return
+		}
+		err = errors.Join(err, d.remove(m.seat))
+	}()
+	d.hook(phaseFolder)
+	// A runner that died half-way may have left a QEMU; it has no identity.
+	if err := m.kill(ctx, m.Name, d.reap); err != nil {
+		return err
+	}
+	t, err := d.openTemplate(m.Template)
+	if err != nil {
+		return fmt.Errorf("template %s: %w", m.Template, err)
+	}
+	ram, err := d.sealedRAM(t)
+	if err != nil {
+		return err
+	}
+	defer ram.Close()
+	devices, err := os.Open(t.file(devicesFile))
+	if err != nil {
+		return err
+	}
+	defer devices.Close()
+	mon, err := d.launch(ctx, m, memoryPrivate, ram)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	d.hook(phaseStarted)
+	if err := load(ctx, mon, devices, true); err != nil {
+		if ctx.Err() == nil {
+			// What does not load once never will: the next one makes it anew.
+			d.log.Warn("template does not load and is dropped", "driver", "qemu", "template", t.key, "err", m.withWords(err))
+			err = errors.Join(err, d.dropTemplate(t))
+		}
+		return err
+	}
+	d.hook(phaseLoaded)
+	if err := mon.Execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	d.hook(phaseRuns)
+	return m.setStatus(statusRunning)
+}
+
+// launch starts a machine's QEMU, waiting for its state, and connects to it.
+func (d *Driver) launch(ctx context.Context, m *machine, mem memory, ram ...*os.File) (*qmp.Client, error) {
+	t, err := d.openTemplate(m.Template)
+	if err != nil {
+		return nil, fmt.Errorf("template %s: %w", m.Template, err)
+	}
+	program, err := d.program(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kernel, initramfs, err := t.openKernel()
+	if err != nil {
+		return nil, err
+	}
+	defer kernel.Close()
+	defer initramfs.Close()
+	cmd := commandLine{
+		arch: d.arch, accel: m.Accel, memoryMB: m.MemoryMB, cpus: m.CPUs, memory: mem,
+		guest: m.Name, address: m.Address, incoming: true,
+	}
+	pid, err := m.start(ctx, program.path, cmd.args(), m.UID, append([]*os.File{kernel, initramfs}, ram...)...)
+	if pid != 0 {
+		d.born(pid, m.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.monitor(ctx)
+}
+
+// recipe is what a machine of this spec is made of. What the driver cannot do
+// is refused by name.
+func (d *Driver) recipe(ctx context.Context, spec drivers.Spec) (recipe, error) {
+	name := cmp.Or(spec.Image, d.cfg.Image)
+	if spec.DiskGiB != 0 {
+		return recipe{}, fmt.Errorf("%w: disks of local machines are not built in yet; %s runs from memory", drivers.ErrInvalid, name)
+	}
+	r, err := d.baseRecipe(ctx, name)
+	if err != nil {
+		return recipe{}, err
+	}
+	if spec.MachineType != "" {
+		if r.cpus, r.memoryMB, err = parseMachineType(spec.MachineType); err != nil {
+			return recipe{}, err
+		}
+	}
+	if r.memoryMB < r.img.MinMemoryMB {
+		return recipe{}, fmt.Errorf("%w: %d MiB of memory are less than the %d that image %s needs", drivers.ErrInvalid, r.memoryMB, r.img.MinMemoryMB, name)
+	}
+	v, err := d.accelerator(ctx, r)
+	r.accel, r.reason = v.Accel, v.Reason
+	return r, err
+}
+
+// baseRecipe is what the configuration says, without an accelerator.
+func (d *Driver) baseRecipe(ctx context.Context, name string) (recipe, error) {
+	program, err := d.program(ctx)
+	if err != nil {
+		return recipe{}, err
+	}
+	if name != image.Tiny {
+		return recipe{}, fmt.Errorf("%w: image %q: not built in yet; the images are: %s", drivers.ErrInvalid, name, image.Tiny)
+	}
+	img, err := d.image(name)
+	if err != nil {
+		return recipe{}, err
+	}
+	return recipe{img: img, memoryMB: d.cfg.MemoryMB, cpus: d.cfg.CPUs, qemu: program}, nil
+}
+
+// The most a request may ask for: beyond what any host has, below what QEMU
+// and arithmetic take.
+const (
+	mostCPUs     = 255
+	mostMemoryMB = 1 << 22
+)
+
+// parseMachineType reads "<cpus>x<memory in MiB>".
+func parseMachineType(s string) (cpus, memoryMB int, err error) {
+	a, b, ok := strings.Cut(s, "x")
+	cpus, err1 := strconv.Atoi(a)
+	memoryMB, err2 := strconv.Atoi(b)
+	if !ok || err1 != nil || err2 != nil || cpus < 1 || cpus > mostCPUs || memoryMB < 1 || memoryMB > mostMemoryMB {
+		return 0, 0, fmt.Errorf("%w: machine type %q: want <cpus>x<memory in MiB>, such as 2x1024", drivers.ErrInvalid, s)
+	}
+	return cpus, memoryMB, nil
+}

@@ -1,0 +1,94 @@
+//go:build linux
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+const (
+	// destroyAtOnce bounds how many machines are ended at the same time.
+	destroyAtOnce = 8
+	// destroyPatience is how long a destroy waits for whoever works on the
+	// machine before it ends QEMU under them.
+	destroyPatience = 2 * time.Second
+)
+
+// Destroy ends machines and removes all that was theirs. There are no disks
+// that outlive them, so o changes nothing.
+func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.DestroyOptions) []error {
+	errs := make([]error, len(refs))
+	slots := make(chan struct{}, destroyAtOnce)
+	var wg sync.WaitGroup
+	for i, ref := range refs {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := d.destroy(ctx, ref.Name); err != nil {
+				errs[i] = fmt.Errorf("destroy %s: %w", ref.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func (d *Driver) destroy(ctx context.Context, name string) error {
+	s, err := d.seatOf(name)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	unlock, err := d.lockToDestroy(ctx, s)
+	if errors.Is(err, drivers.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.kill(ctx, filepath.Base(s.path), d.reap); err != nil {
+		return s.withWords(err)
+	}
+	if err := d.remove(s); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.ends, name)
+	delete(d.checked, name)
+	d.mu.Unlock()
+	return nil
+}
+
+// lockToDestroy waits for the machine's lock, and if it is not to be had, for
+// example because a save hangs, kills QEMU: whoever works on it fails then and
+// lets go.
+func (d *Driver) lockToDestroy(ctx context.Context, s seat) (func(), error) {
+	soon, cancel := context.WithTimeout(ctx, destroyPatience)
+	unlock, err := s.lockOp(soon)
+	cancel()
+	if err == nil || errors.Is(err, drivers.ErrNotFound) || ctx.Err() != nil {
+		return unlock, err
+	}
+	if err := s.killHolder(filepath.Base(s.path)); err != nil {
+		return nil, err
+	}
+	ctx, cancel = context.WithTimeoutCause(ctx, killPatience, errors.New("somebody else works on the machine and does not let go"))
+	defer cancel()
+	return s.lockOp(ctx)
+}

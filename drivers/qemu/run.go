@@ -1,0 +1,214 @@
+//go:build linux
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
+)
+
+// The guest's end of QEMU's user-mode network, which is the same in each.
+const guestAddress = "10.0.2.15/24"
+
+const (
+	// wakePatience is how long a machine that continues may take to put its
+	// clock right; measured 5 ms, emulated on a quiet host.
+	wakePatience = 10 * time.Second
+	// monitorPatience is how long QEMU may take to answer a command.
+	monitorPatience = 10 * time.Second
+)
+
+// errDead is wrapped when a machine has ended by itself.
+var errDead = errors.New("machine has ended")
+
+// Identify gives a machine its identity over its private channel and waits for
+// its agent. It needs no network and no polling.
+func (d *Driver) Identify(ctx context.Context, ref drivers.Ref, id drivers.Identity) error {
+	if err := d.identify(ctx, ref, id); err != nil {
+		return fmt.Errorf("identify %s: %w", ref.Name, err)
+	}
+	return nil
+}
+
+func (d *Driver) identify(ctx context.Context, ref drivers.Ref, id drivers.Identity) error {
+	m, err := d.open(ref.Name)
+	if err != nil {
+		return err
+	}
+	st, err := m.status()
+	if err != nil {
+		return err
+	}
+	if st == statusPaused || st == statusSuspended {
+		return fmt.Errorf("it is %s; continue it first", st)
+	}
+	userData, err := os.ReadFile(m.file(userDataName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// No gateway: the network leads nowhere.
+	message := guestlink.Identity{
+		Machine: id.Machine, Hostname: id.Hostname, ServerName: id.ServerName,
+		CACert: id.CACert, Cert: id.Cert, Key: id.Key, Address: guestAddress, UserData: string(userData),
+	}
+	return d.talk(ctx, m, func(link *guestlink.Host) error {
+		_, err := link.Identify(ctx, message)
+		return err
+	})
+}
+
+// talk has one conversation on a machine's identity port.
+func (d *Driver) talk(ctx context.Context, m *machine, f func(*guestlink.Host) error) error {
+	unlock, err := m.lockLink(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.mustLive(m); err != nil {
+		return err
+	}
+	link, err := m.link(ctx)
+	if err == nil {
+		err = f(link)
+		_ = link.Close() // the answer is there, or the error
+	}
+	if err == nil {
+		return nil
+	}
+	if dead := d.mustLive(m); dead != nil {
+		return dead // why the channel broke
+	}
+	return err
+}
+
+// mustLive is an error that says how the machine has ended, if it has.
+func (d *Driver) mustLive(m *machine) error {
+	alive, err := m.alive()
+	if err != nil || alive {
+		return err
+	}
+	if m.hasState() {
+		return errors.New("it is suspended; resume it first")
+	}
+	return fmt.Errorf("%w: %s", errDead, d.reasonOf(m))
+}
+
+// reasonOf says in words why a machine is dead.
+func (d *Driver) reasonOf(m *machine) string {
+	d.reap()
+	d.mu.Lock()
+	reason := d.ends[m.Name]
+	d.mu.Unlock()
+	words := m.lastWords()
+	switch {
+	case reason != "" && words != "":
+		return reason + "; " + words
+	case reason != "":
+		return reason
+	case words != "":
+		return "QEMU has ended; " + words
+	default:
+		return "QEMU has ended"
+	}
+}
+
+// wake puts clock and entropy right after the CPUs have stood still.
+func (d *Driver) wake(ctx context.Context, m *machine) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wakePatience, fmt.Errorf("no answer to clock and entropy within %s", wakePatience))
+	defer cancel()
+	return d.talk(ctx, m, func(link *guestlink.Host) error {
+		_, err := link.Wake(ctx)
+		return err
+	})
+}
+
+// Pause stops a machine's CPUs; it stays in memory and uses no CPU.
+func (d *Driver) Pause(ctx context.Context, ref drivers.Ref) error {
+	if err := d.pause(ctx, ref); err != nil {
+		return fmt.Errorf("pause %s: %w", ref.Name, err)
+	}
+	return nil
+}
+
+func (d *Driver) pause(ctx context.Context, ref drivers.Ref) error {
+	m, unlock, err := d.hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.mustLive(m); err != nil {
+		return err
+	}
+	if err := d.command(ctx, m, "stop"); err != nil {
+		return err
+	}
+	return m.setStatus(statusPaused)
+}
+
+// Unpause lets a machine run again, with the right clock and fresh entropy.
+func (d *Driver) Unpause(ctx context.Context, ref drivers.Ref) error {
+	if err := d.unpause(ctx, ref); err != nil {
+		return fmt.Errorf("unpause %s: %w", ref.Name, err)
+	}
+	return nil
+}
+
+func (d *Driver) unpause(ctx context.Context, ref drivers.Ref) error {
+	m, unlock, err := d.hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	err = d.cont(ctx, m)
+	unlock() // a machine that does not answer must not be kept from its destroy
+	if err != nil {
+		return err
+	}
+	return d.wake(ctx, m)
+}
+
+// cont lets the CPUs run. What was saved of the machine is old from then on,
+// so it goes first.
+func (d *Driver) cont(ctx context.Context, m *machine) error {
+	if err := d.mustLive(m); err != nil {
+		return err
+	}
+	if err := os.Remove(m.file(stateName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := m.setStatus(statusRunning); err != nil {
+		return err
+	}
+	return d.command(ctx, m, "cont")
+}
+
+// command runs one command without arguments on a machine's monitor.
+func (d *Driver) command(ctx context.Context, m *machine, name string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, monitorPatience, fmt.Errorf("QEMU did not answer within %s", monitorPatience))
+	defer cancel()
+	mon, err := m.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	return mon.Execute(ctx, name, nil, nil)
+}
+
+// hold reads a machine and waits for the right to change it.
+func (d *Driver) hold(ctx context.Context, ref drivers.Ref) (*machine, func(), error) {
+	m, err := d.open(ref.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := m.lockOp(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, unlock, nil
+}

@@ -1,0 +1,216 @@
+//go:build linux
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// savePatience is how long a machine may take to be written to disk or read
+// from it: minutes for a large one on a slow disk, measured 0.2 s for tiny.
+const savePatience = 5 * time.Minute
+
+// The phases of Suspend and Resume; see Driver.hook.
+const (
+	phaseSaved   = "saved"   // the state file is whole, QEMU still there
+	phaseRestart = "restart" // a new QEMU has the state, the file is still there
+)
+
+// Suspend writes a machine to disk and ends its QEMU. If that fails it goes on
+// as it was.
+func (d *Driver) Suspend(ctx context.Context, ref drivers.Ref) error {
+	if err := d.suspend(ctx, ref); err != nil {
+		return fmt.Errorf("suspend %s: %w", ref.Name, err)
+	}
+	return nil
+}
+
+func (d *Driver) suspend(ctx context.Context, ref drivers.Ref) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, savePatience, fmt.Errorf("not saved within %s", savePatience))
+	defer cancel()
+	m, unlock, err := d.hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := m.status()
+	if err != nil {
+		return err
+	}
+	alive, err := m.alive()
+	if err != nil {
+		return err
+	}
+	if !alive {
+		if m.hasState() {
+			return m.setStatus(statusSuspended)
+		}
+		return d.mustLive(m)
+	}
+	// A state file beside a living QEMU is the machine only if nothing ran
+	// since: a runner died between saving it and ending QEMU.
+	if st != statusSuspended || !m.hasState() {
+		if err := d.saveState(ctx, m, st); err != nil {
+			return err
+		}
+	}
+	d.hook(phaseSaved)
+	return m.kill(ctx, m.Name, d.reap)
+}
+
+// saveState stops a machine and writes all of it to its state file. Only a
+// whole file gets that name. On failure the machine is left as it was.
+func (d *Driver) saveState(ctx context.Context, m *machine, was status) (err error) {
+	if err := d.host.checkDisk(m.path, int64(m.MemoryMB)*mib); err != nil {
+		return err
+	}
+	mon, err := m.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	tmp := m.file(stateName + ".new")
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if err == nil {
+			return
+		}
+		_ = mon.Close() // the monitor serves one client
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
+		defer cancel()
+		errs := []error{full(m.path, err), removeIfThere(tmp), removeIfThere(m.file(stateName))}
+		if was != statusPaused {
+			errs = append(errs, d.command(ctx, m, "cont"))
+		}
+		err = errors.Join(append(errs, m.setStatus(was))...)
+	}()
+	if err := mon.Execute(ctx, "stop", nil, nil); err != nil {
+		return err
+	}
+	if err := save(ctx, mon, f, false); err != nil {
+		return err
+	}
+	// QEMU has written it; what the disk cannot keep shows up here.
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, m.file(stateName)); err != nil {
+		return err
+	}
+	if err := syncDir(m.path); err != nil {
+		return err
+	}
+	return m.setStatus(statusSuspended)
+}
+
+// full adds ErrCapacity and a number to an error for which a full disk is the
+// likely cause: QEMU says only that a write failed.
+func full(path string, err error) error {
+	free, ferr := diskFree(path)
+	if errors.Is(err, unix.ENOSPC) || ferr == nil && free < diskReserve {
+		return &drivers.CapacityError{Err: fmt.Errorf("%s has %d MiB free: %w", path, free/mib, err)}
+	}
+	return err
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Resume brings a machine back to running from wherever it is: suspended,
+// paused or running. One that has ended and was not saved is left as it is.
+func (d *Driver) Resume(ctx context.Context, ref drivers.Ref) (drivers.Instance, error) {
+	m, err := d.resume(ctx, ref)
+	if err != nil {
+		return drivers.Instance{}, fmt.Errorf("resume %s: %w", ref.Name, err)
+	}
+	return m.instance(drivers.StatusRunning, ""), nil
+}
+
+func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, savePatience, fmt.Errorf("not resumed within %s", savePatience))
+	defer cancel()
+	m, unlock, err := d.hold(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	release := func() { unlock(); unlock = func() {} }
+	defer func() { release() }()
+	alive, err := m.alive()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case alive:
+		if err := d.cont(ctx, m); err != nil {
+			return nil, err
+		}
+		release()
+		return m, d.wake(ctx, m)
+	case !m.hasState():
+		return nil, fmt.Errorf("%w and was not saved to disk, nothing was changed: %s", errDead, d.reasonOf(m))
+	}
+	if err := d.restart(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := d.wake(ctx, m); err != nil {
+		// The file is still there: end this QEMU, and the next try begins anew.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
+		defer cancel()
+		return nil, errors.Join(m.withWords(err), m.kill(clean, m.Name, d.reap), m.setStatus(statusSuspended))
+	}
+	if err := m.setStatus(statusRunning); err != nil {
+		return nil, err
+	}
+	return m, removeIfThere(m.file(stateName))
+}
+
+// restart starts a new QEMU from the state file, which stays.
+func (d *Driver) restart(ctx context.Context, m *machine) (err error) {
+	if err := d.host.checkMemory(m.MemoryMB); err != nil {
+		return err
+	}
+	f, err := os.Open(m.file(stateName))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer func() {
+		if err == nil {
+			return
+		}
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
+		defer cancel()
+		err = errors.Join(m.withWords(err), m.kill(clean, m.Name, d.reap), m.setStatus(statusSuspended))
+	}()
+	mon, err := d.launch(ctx, m, memoryAnonymous)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	if err := load(ctx, mon, f, false); err != nil {
+		return err
+	}
+	// From here on the machine may run: the file is not the machine any more,
+	// unless nobody ever hears of it.
+	if err := m.setStatus(statusResuming); err != nil {
+		return err
+	}
+	d.hook(phaseRestart)
+	return mon.Execute(ctx, "cont", nil, nil)
+}
