@@ -1,0 +1,53 @@
+# What a developer types. `make help` lists the targets.
+SHELL := bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PKG ?= ./...
+FUZZTIME ?= 30s
+GOLANGCI_LINT_VERSION := v2.15.0
+
+.PHONY: help run build test check race bench fuzz sim lint vuln cover generate pins
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+run: ## install what is missing, build, make the image, serve two warm machines on :3000
+	@scripts/run.sh
+
+build: ## build both programs into bin/
+	@scripts/build.sh
+
+test: ## install what the tests need, then everything CI does; prints a table of stages
+	@scripts/test.sh
+
+check: ## what needs no installing: vet, format, staticcheck, tree checks, go.mod, unit tests
+	@scripts/test.sh quick
+
+race: ## unit tests with the race detector
+	go test -race -shuffle=on $(PKG)
+
+bench: ## measure, and write docs/performance.md
+	@scripts/bench.sh
+
+fuzz: ## fuzz every parser for FUZZTIME each (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+sim: ## the simulation with many seeds: SIM_SEEDS=200
+	@scripts/sim.sh
+
+lint: ## golangci-lint, at a pinned version
+	@scripts/lint.sh $(GOLANGCI_LINT_VERSION)
+
+vuln: ## known vulnerabilities of the dependencies, if the database can be reached
+	@scripts/vuln.sh
+
+cover: ## test coverage by package; the whole in coverage.out
+	go test -coverprofile=coverage.out $(PKG)
+	go tool cover -func=coverage.out | tail -n 1
+
+generate: ## write every golden file, schema and generated page anew; review the difference
+	@scripts/generate.sh
+
+pins: ## compile every direct dependency, also those not used yet
+	go build -tags pins ./internal/pins

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# make test: installs what the tests need, runs every stage, prints a table, and
+# fails if a stage did. A stage that fails does not keep the others from running.
+# "test.sh quick" leaves out what needs installing and what takes minutes.
+. "$(dirname "$0")/lib.sh"
+set -uo pipefail
+need_go
+mkdir -p .run
+mode=${1:-full}
+export CI=${CI:-}
+names=() results=() times=()
+failed=0
+
+# stage NAME COMMAND… runs it without standard input and notes how it went.
+stage() {
+	local name=$1 start=$SECONDS result=ok
+	shift
+	say
+	say "=== $name"
+	if ! "$@" </dev/null; then
+		result=FAILED
+		failed=1
+	fi
+	names+=("$name") results+=("$result") times+=($((SECONDS - start)))
+}
+
+packages() {
+	local need
+	need=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils gcc=gcc,libc6-dev initdb=postgresql xz=xz-utils zstd=zstd)
+	if [ -z "$need" ]; then
+		say "all packages are there"
+	else
+		# shellcheck disable=SC2086 # one word per package
+		install $need || return 1
+	fi
+	image_lists
+}
+
+formatted() {
+	local list
+	list=$(go tool gofumpt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go')) || return 1
+	[ -z "$list" ] || { say "not formatted as gofumpt does (go tool gofumpt -w):"; say "$list"; return 1; }
+}
+
+vet() { go vet ./... && GOOS=darwin CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/... && GOOS=windows CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/...; }
+
+unit() { go test -race -shuffle=on -timeout 20m ./...; }
+
+# cgoless: the runner without a C compiler, and the store on its other library.
+cgoless() { CGO_ENABLED=0 go build -o /dev/null ./cmd/drone-runner-aws && CGO_ENABLED=0 go test -timeout 15m ./store/...; }
+
+# agents: every platform of the agent, static, stripped, at most 12 MB.
+agents() {
+	local os arch file size
+	for os in linux darwin windows; do
+		for arch in amd64 arm64; do
+			file=.run/agent-$os-$arch
+			CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -ldflags '-s -w' -o "$file" ./cmd/runner-agent || return 1
+			size=$(wc -c <"$file")
+			printf 'runner-agent %s/%s: %.1f MB\n' "$os" "$arch" "$(awk "BEGIN{print $size/1e6}")"
+			[ "$size" -le 12000000 ] || { say "more than 12 MB"; return 1; }
+			rm -f "$file"
+		done
+	done
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/drone-runner-aws
+}
+
+# machines: the end-to-end test on real virtual machines of this host.
+machines() {
+	command -v "$qemu_program" >/dev/null || { say "$qemu_program is missing"; return 1; }
+	go test -tags e2e -count=1 -timeout 20m -v ./internal/e2e/...
+}
+
+finish() {
+	[ -z "${pg:-}" ] || scripts/postgres.sh stop "$pg"
+}
+trap finish EXIT
+
+[ "$mode" = quick ] || stage "packages" packages
+stage "modules" go mod download
+stage "go vet" vet
+stage "gofumpt" formatted
+stage "staticcheck" go tool staticcheck ./...
+stage "tree (imports, docs)" go test -count=1 ./internal/archtest
+stage "go mod tidy -diff" go mod tidy -diff
+if [ "$mode" = quick ]; then
+	stage "unit tests" go test ./...
+else
+	pg=$(mktemp -d "${TMPDIR:-/tmp}/runner-pg.XXXXXX")
+	if dsn=$(scripts/postgres.sh start "$pg"); then
+		export TEST_POSTGRES_DSN=$dsn
+		chmod 755 "$pg"
+	else
+		stage "postgres server" false
+	fi
+	stage "unit tests, race" unit
+	stage "without cgo" cgoless
+	stage "agent, all platforms" agents
+	stage "fuzz, briefly" scripts/fuzz.sh "${FUZZTIME:-2s}"
+	stage "real machines" machines
+fi
+
+say
+printf '%-24s %-7s %8s\n' stage result seconds
+for i in "${!names[@]}"; do
+	printf '%-24s %-7s %8d\n' "${names[$i]}" "${results[$i]}" "${times[$i]}"
+done
+printf '%-24s %-7s %8d\n' all "$([ $failed -eq 0 ] && echo ok || echo FAILED)" "$SECONDS"
+exit $failed
