@@ -215,7 +215,7 @@ type Snapshot struct {
 	Waiting     []Lease
 	WaitingMore bool
 	// Drifted are at most a few warm instances of another recipe than the
-	// pool's, oldest first; Expired those past their deadline or free age.
+	// pool's, oldest first.
 	Drifted []Instance
 }
 
@@ -264,6 +264,9 @@ type Acceptance struct {
 type Proof struct {
 	ID           string
 	AgentVersion string
+	// Address and Port are written if set: where it answered.
+	Address string
+	Port    int
 	// Due is for the instance if it stays warm (its free age, say), LeaseDue
 	// for the lease that gets it.
 	Due      time.Time

@@ -1,0 +1,325 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return `""` // a string always encodes
+	}
+	return string(b)
+}
+
+// create asks the cloud for the machine of a row whose intent is committed.
+func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	release, err := take(ctx, rt.slots)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	// It may have waited for its place while its lease was destroyed.
+	if fresh, err := m.store.Instance(ctx, inst.ID); err != nil {
+		return nil, err
+	} else if fresh.State != Creating {
+		return &fresh, nil
+	}
+	begun := m.now()
+	spec, err := m.specOf(rt, inst)
+	if err != nil {
+		return m.broken(ctx, rt, inst, "create", fmt.Errorf("%w: %w", drivers.ErrInvalid, err))
+	}
+	call, cancel := context.WithTimeout(ctx, m.t.Create)
+	defer cancel()
+	ref, err := rt.client.Create(call, spec)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.counters.created(inst.Pool, drivers.Kind(err))
+		return m.broken(ctx, rt, inst, "create", err)
+	}
+	m.counters.created(inst.Pool, "created")
+	m.counters.phase("create", m.now().Sub(begun))
+	now := m.stamp()
+	next, err := m.store.Accepted(ctx, Acceptance{
+		ID: inst.ID, CloudID: ref.ID, Zone: ref.Zone, Due: now.Add(m.bootBudget(inst) + time.Minute), Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &next, nil
+}
+
+func (m *Manager) bootBudget(inst Instance) time.Duration {
+	if inst.OS == "windows" {
+		return m.t.BootWindows
+	}
+	return m.t.Boot
+}
+
+// bootUp waits until the machine's agent has answered over mutual TLS, and
+// makes it warm or gives it to who waits for it.
+func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	release, err := take(ctx, rt.boots)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	begun := m.now()
+	budget := m.bootBudget(inst)
+	boot, cancel := context.WithTimeoutCause(ctx, budget, fmt.Errorf("not ready after %s", budget))
+	defer cancel()
+	health, found, err := m.prove(boot, rt, inst)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if boot.Err() != nil && !errors.Is(err, context.Cause(boot)) {
+			err = fmt.Errorf("%w: %w", context.Cause(boot), err)
+		}
+		return m.broken(ctx, rt, inst, "boot", err)
+	}
+	m.counters.phase("boot", m.now().Sub(begun))
+	if !inst.Cold && rt.client.CanPause() {
+		if err := rt.client.Pause(boot, inst.Ref()); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			return m.broken(ctx, rt, inst, "boot", err)
+		}
+	}
+	now := m.stamp()
+	proven, lease, err := m.store.Proven(ctx, Proof{
+		ID: inst.ID, AgentVersion: health.Version, Address: found.Address, Port: found.Port,
+		Due: now.Add(m.t.FreeAge), LeaseDue: now.Add(m.startBudget()), Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rt.backoff.ok()
+	rt.kick()
+	if lease != nil {
+		m.hub.notify(leaseKey(lease.ID))
+		return nil, nil
+	}
+	if proven.State == Warm && inst.Cold && rt.client.CanPause() {
+		// Made for a lease that has gone: it waits for another now.
+		if err := rt.client.Pause(boot, inst.Ref()); err != nil {
+			m.log.Warn("warm machine not paused", "instance", inst.Name, "err", err)
+		}
+	}
+	return &proven, nil
+}
+
+// prove finds the machine, gives it its identity where that is the driver's
+// way, and asks its agent until it answers.
+func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health, drivers.Instance, error) {
+	found, err := m.locate(ctx, rt, inst)
+	if err != nil {
+		return Health{}, found, err
+	}
+	if found.Status == drivers.StatusPaused && rt.client.CanPause() {
+		// Paused by a process that died before it wrote that down.
+		if err := rt.client.Unpause(ctx, inst.Ref()); err != nil {
+			return Health{}, found, err
+		}
+	}
+	if rt.client.CanIdentify() {
+		if err := rt.client.Identify(ctx, inst.Ref(), inst.Identity); err != nil {
+			return Health{}, found, err
+		}
+	}
+	inst.Address, inst.Port = found.Address, found.Port
+	asked := m.now()
+	h, err := m.awaitHealth(ctx, inst, func() error {
+		if m.now().Sub(asked) < aliveEvery {
+			return nil
+		}
+		asked = m.now()
+		_, err := m.locate(ctx, rt, inst)
+		return err
+	})
+	if err != nil {
+		return h, found, fmt.Errorf("agent not healthy (tcp %s:%d): %w", found.Address, found.Port, err)
+	}
+	return h, found, nil
+}
+
+// aliveEvery is how often a machine whose agent does not answer is looked for
+// in its cloud, so that a dead one is not waited for.
+const aliveEvery = 2 * time.Second
+
+// errDead is a machine that ended by itself.
+var errDead = errors.New("the machine has ended by itself")
+
+// unseen is how many complete listings may lack a machine the cloud accepted.
+const unseen = 5
+
+// locate waits until the cloud lists the machine with an address.
+func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drivers.Instance, error) {
+	sc := m.scopes[rt.scope]
+	pause := sc.pace()
+	missed := 0
+	for {
+		l, err := m.list(ctx, sc)
+		if err == nil {
+			found, ok := l.byName[inst.Name]
+			switch {
+			case ok && found.Status == drivers.StatusDead:
+				return found, fmt.Errorf("%w: %s", errDead, cmp.Or(found.Reason, "the cloud gives no reason"))
+			case ok && found.Address != "" && (found.Status == drivers.StatusRunning || found.Status == drivers.StatusPaused):
+				return found, nil
+			case !ok && l.Complete:
+				if missed++; missed >= unseen {
+					return found, fmt.Errorf("%w: the cloud accepted the machine but does not list it", errDead)
+				}
+			}
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			if err != nil {
+				return drivers.Instance{}, err
+			}
+			return drivers.Instance{}, context.Cause(ctx)
+		case <-t.C:
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// broken handles a machine that could not be made or booted: its lease, if it
+// was made for one, goes on without it; the machine is destroyed.
+func (m *Manager) broken(ctx context.Context, rt *runtime, inst Instance, phase string, err error) (*Instance, error) {
+	cause := m.causeOf(ctx, inst, phase, err)
+	pause := rt.backoff.fail(m.now())
+	m.log.Warn("machine could not be made", "pool", inst.Pool, "instance", inst.Name, "phase", phase, "kind", cause.Kind, "err", err, "pause", pause)
+	lease, lerr := m.leaseOf(ctx, inst)
+	if lerr != nil {
+		return nil, lerr
+	}
+	if lease != nil && lease.State == LeaseStarting && lease.InstanceID == inst.ID {
+		retry := phase == "create" && cause.Kind == "transient"
+		ferr := m.failLease(ctx, *lease, inst, cause, retry)
+		if ferr != nil && !errors.Is(ferr, ErrConflict) {
+			return nil, ferr
+		}
+		fresh, ferr := m.store.Instance(ctx, inst.ID)
+		if ferr != nil {
+			return nil, ferr
+		}
+		if fresh.State != inst.State {
+			return &fresh, nil
+		}
+		lease = nil
+	}
+	if may, why := mayDestroy(&inst, evidence{Why: ReasonBroken, Lease: lease}, m.stamp()); !may {
+		return nil, fmt.Errorf("broken machine %s may not be destroyed: %s", inst.Name, why)
+	}
+	now := m.stamp()
+	next, cerr := m.store.Change(ctx, Change{
+		ID: inst.ID, From: []InstanceState{inst.State}, To: Destroying, Due: now,
+		Reason: string(ReasonBroken), Detail: cause.String(), Now: now,
+		Events: []Event{{At: now, Pool: inst.Pool, Instance: inst.ID, Reason: phase + "_failed", Message: cause.String()}},
+	})
+	if cerr != nil {
+		return nil, cerr
+	}
+	rt.kickAfter(m, pause)
+	return &next, nil
+}
+
+// kickAfter wakes the planner when the pool's pause is over.
+func (rt *runtime) kickAfter(m *Manager, d time.Duration) {
+	m.spawn(func(ctx context.Context) {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+			rt.kick()
+		}
+	})
+}
+
+// suspend puts a leased gitspace to disk. It is tried until it works: the
+// lease sleeps already, and a destroy ends it from here too.
+func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	release, err := take(ctx, rt.slots)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	call, cancel := context.WithTimeout(ctx, m.t.SuspendWait)
+	defer cancel()
+	if err := rt.client.Suspend(call, inst.Ref()); err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.log.Warn("machine not suspended yet, tried again", "instance", inst.Name, "attempt", inst.Attempts+1, "err", err)
+		m.postpone(ctx, inst, "suspend_failed", err)
+		m.hub.notify(instanceKey(inst.ID))
+		return nil, nil
+	}
+	m.agent.Forget(inst.ID)
+	now := m.stamp()
+	if _, err := m.store.Change(ctx, Change{
+		ID: inst.ID, From: []InstanceState{Suspending}, To: Suspended, Due: now.Add(farFuture), Now: now,
+	}); err != nil {
+		return nil, err
+	}
+	m.hub.notify(instanceKey(inst.ID))
+	return nil, nil
+}
+
+// resume brings a sleeping or dead gitspace back. When it cannot be, the
+// machine is left as it is and the lease sleeps again.
+func (m *Manager) resume(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	release, err := take(ctx, rt.slots)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	lease, err := m.leaseOf(ctx, inst)
+	if err != nil {
+		return nil, err
+	}
+	if lease == nil {
+		return nil, fmt.Errorf("instance %s resumes without a lease", inst.Name)
+	}
+	m.agent.Forget(inst.ID)
+	call, cancel := context.WithTimeout(ctx, m.t.Hibernated)
+	defer cancel()
+	at, err := rt.client.Resume(call, inst.Ref())
+	now := m.stamp()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.log.Warn("machine not resumed, left as it is", "instance", inst.Name, "lease", lease.ID, "err", err)
+		_, aerr := m.store.Asleep(ctx, lease.Key(), "resume_failed", err.Error(), now.Add(farFuture), now, Event{
+			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: lease.ID, Generation: lease.Generation,
+			Reason: "resume_failed", Message: err.Error(),
+		})
+		m.hub.notify(leaseKey(lease.ID))
+		return nil, aerr
+	}
+	_, err = m.store.Woken(ctx, Acceptance{
+		ID: inst.ID, CloudID: at.ID, Zone: at.Zone, Address: at.Address, Port: at.Port, Due: now.Add(farFuture), Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.hub.notify(leaseKey(lease.ID), instanceKey(inst.ID))
+	return nil, nil
+}

@@ -1,0 +1,142 @@
+package pool
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// hub wakes goroutines of this process that wait for a row to change. A lost
+// or early wake-up costs nothing but a look at the row: everybody who waits
+// also looks again by itself after a while.
+type hub struct {
+	mu sync.Mutex
+	m  map[string]map[chan struct{}]struct{}
+}
+
+func (h *hub) init() { h.m = map[string]map[chan struct{}]struct{}{} }
+
+// watch returns a channel that gets a value after each notify of key, merged
+// to one while nobody reads, and the function that ends the watch.
+func (h *hub) watch(key string) (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	set := h.m[key]
+	if set == nil {
+		set = map[chan struct{}]struct{}{}
+		h.m[key] = set
+	}
+	set[ch] = struct{}{}
+	return ch, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(set, ch)
+		if len(set) == 0 && len(h.m[key]) == 0 {
+			delete(h.m, key)
+		}
+	}
+}
+
+func (h *hub) notify(keys ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, key := range keys {
+		for ch := range h.m[key] {
+			select {
+			case ch <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func leaseKey(id string) string    { return "lease:" + id }
+func instanceKey(id string) string { return "instance:" + id }
+
+// relook is how often a waiter looks at its row without having been woken:
+// another replica's change is seen by then at the latest.
+const relook = 5 * time.Second
+
+// backoff grows with consecutive failures and forgets them on success. The
+// zero value is ready. Safe for concurrent use.
+type backoff struct {
+	mu    sync.Mutex
+	fails int
+	until time.Time
+}
+
+// fail records a failure at now and returns how long to keep still.
+func (b *backoff) fail(now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := backoffAfter(b.fails)
+	b.fails++
+	b.until = now.Add(d)
+	return d
+}
+
+func (b *backoff) ok() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fails, b.until = 0, time.Time{}
+}
+
+// wait is how long from now until trying again makes sense.
+func (b *backoff) wait(now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(0, b.until.Sub(now))
+}
+
+const (
+	backoffFirst = time.Second
+	backoffMost  = time.Minute
+)
+
+// backoffAfter is the pause after the n-th failure in a row, counted from
+// zero: doubling from backoffFirst to backoffMost, with a quarter of jitter so
+// that many rows do not return as one.
+func backoffAfter(n int) time.Duration {
+	d := backoffMost
+	if n < 6 {
+		d = backoffFirst << n
+	}
+	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+}
+
+// clockGuard notices when wall clock and monotonic clock part. Until
+// suspicious says otherwise, ages computed from stored times are not to be
+// trusted for destroying anything. Safe for concurrent use.
+type clockGuard struct {
+	mu    sync.Mutex
+	last  time.Time
+	until time.Time
+}
+
+const (
+	clockJump    = 5 * time.Minute
+	clockDistust = time.Hour
+)
+
+// check compares the two clocks since the last check; true if they parted now.
+func (c *clockGuard) check(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() { c.last = now }()
+	if c.last.IsZero() {
+		return false
+	}
+	apart := now.Round(0).Sub(c.last.Round(0)) - now.Sub(c.last)
+	if apart.Abs() <= clockJump {
+		return false
+	}
+	c.until = now.Add(clockDistust) // monotonic reading kept: not fooled by the next jump
+	return true
+}
+
+func (c *clockGuard) suspicious(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now.Before(c.until)
+}

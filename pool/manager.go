@@ -1,0 +1,441 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// ManagerConfig is what a Manager is made of. Store, Agent and Open are
+// required; every zero duration takes its default.
+type ManagerConfig struct {
+	Store Store
+	Agent Agent
+	// Boot renders boot scripts; nil while every driver is an Identifier or
+	// needs none.
+	Boot Boot
+	// Pools is the configuration; Open makes the driver of one pool. It is
+	// also called for retired pools, then with SpecJSON only.
+	Pools []PoolConfig
+	Open  func(p PoolConfig) (Opened, error)
+	// Incarnation names this run of the program; random if empty.
+	Incarnation string
+	// Solo says that no other process works on this store.
+	Solo bool
+	// NamePrefix begins the names of machines; ServerName is the TLS name of
+	// new ones.
+	NamePrefix string
+	ServerName string
+	// KeepDrifted keeps warm machines of an older recipe at start.
+	KeepDrifted bool
+	// Timeouts bounds the phases of requests and machines.
+	Timeouts Timeouts
+	Log      *slog.Logger
+	// Now stamps what is written; time.Now if nil.
+	Now func() time.Time
+}
+
+// Timeouts bounds what the engine waits for. Zero values take the defaults
+// named here.
+type Timeouts struct {
+	// Create bounds one cloud call (5 min), Boot a machine from its creation
+	// to its agent's first answer (3 min), BootWindows the same there (5 min).
+	Create, Boot, BootWindows time.Duration
+	// Hot bounds the health check of a warm machine (10 s), Hibernated that of
+	// a resumed one (2 min).
+	Hot, Hibernated time.Duration
+	// Setup bounds the agent's setup (30 s), StartStep the start of a step
+	// (30 s), Poll a step in all (10 h).
+	Setup, StartStep, Poll time.Duration
+	// Grace is how long a machine is kept for a caller that hung up (2 min).
+	Grace time.Duration
+	// BusyAge and FreeAge are the maximum ages of build leases (24 h) and warm
+	// machines (72 h); Idle is how long nothing may have happened before the
+	// busy age ends a lease (1 h).
+	BusyAge, FreeAge, Idle time.Duration
+	// DestroyWait is how long a gitspace's destroy is waited for (10 min),
+	// SuspendWait the same for a suspend (5 min).
+	DestroyWait, SuspendWait time.Duration
+	// OrphanGrace is how long a machine without a row is watched before it is
+	// destroyed (5 min); Tombstone how long a destroy that came before its
+	// setup is remembered (10 min).
+	OrphanGrace, Tombstone time.Duration
+	// SweepLocal and SweepCloud are the intervals of listings (5 s, 1 min).
+	SweepLocal, SweepCloud time.Duration
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{
+		Create:      cmp.Or(t.Create, 5*time.Minute),
+		Boot:        cmp.Or(t.Boot, 3*time.Minute),
+		BootWindows: cmp.Or(t.BootWindows, 5*time.Minute),
+		Hot:         cmp.Or(t.Hot, 10*time.Second),
+		Hibernated:  cmp.Or(t.Hibernated, 2*time.Minute),
+		Setup:       cmp.Or(t.Setup, 30*time.Second),
+		StartStep:   cmp.Or(t.StartStep, 30*time.Second),
+		Poll:        cmp.Or(t.Poll, 10*time.Hour),
+		Grace:       cmp.Or(t.Grace, 2*time.Minute),
+		BusyAge:     cmp.Or(t.BusyAge, 24*time.Hour),
+		FreeAge:     cmp.Or(t.FreeAge, 72*time.Hour),
+		Idle:        cmp.Or(t.Idle, time.Hour),
+		DestroyWait: cmp.Or(t.DestroyWait, 10*time.Minute),
+		SuspendWait: cmp.Or(t.SuspendWait, 5*time.Minute),
+		OrphanGrace: cmp.Or(t.OrphanGrace, 5*time.Minute),
+		Tombstone:   cmp.Or(t.Tombstone, 10*time.Minute),
+		SweepLocal:  cmp.Or(t.SweepLocal, 5*time.Second),
+		SweepCloud:  cmp.Or(t.SweepCloud, time.Minute),
+	}
+}
+
+// Opened is one pool's driver and what generic code must know of its type.
+type Opened struct {
+	Client *drivers.Client
+	// Spec, Image, MachineType and DiskGiB are the resolved configuration of a
+	// pool that was opened from SpecJSON only; for others they are ignored.
+	Image       string
+	MachineType string
+	DiskGiB     int
+	// Local: listings are cheap and machines live on this host.
+	Local bool
+	// Zones, Nested and GPU say what a request may ask for.
+	Zones, Nested, GPU bool
+	// Concurrency bounds how many machines are created, and how many boot, at
+	// a time: where machines share this host's processors, a few. 0: 32
+	// creates, and as many boots as there are machines.
+	Concurrency int
+}
+
+// Manager is the engine. It implements Service; Run drives its loops. One
+// Manager works on a store per process.
+type Manager struct {
+	store Store
+	agent Agent
+	boot  Boot
+	open  func(PoolConfig) (Opened, error)
+	log   *slog.Logger
+	now   func() time.Time
+	t     Timeouts
+
+	incarnation string
+	solo        bool
+	namePrefix  string
+	serverName  string
+	keepDrifted bool
+	controller  Controller
+
+	pools  map[string]*runtime // fixed once New has returned
+	order  []string            // pool names, configured ones first, in file order
+	scopes map[string]*scope   // likewise
+
+	hub      hub
+	calls    calls
+	work     worker
+	steps    stepTable
+	counters counters
+	clock    clockGuard
+
+	// base lives as long as the manager: work that must outlive a request
+	// runs under it, and Run ends it. It is the one stored context.
+	base    context.Context
+	stop    context.CancelCauseFunc
+	tasks   sync.WaitGroup
+	pinged  sync.Map // scope -> error text; absent until answered
+	started atomic.Bool
+}
+
+// runtime is a pool as it runs: configuration, driver, and what wakes it.
+type runtime struct {
+	cfg     PoolConfig
+	opened  Opened
+	client  *drivers.Client
+	scope   string
+	recipe  string
+	retired bool
+	wake    chan struct{} // one pending planner pass
+	slots   chan struct{} // bounds concurrent creates, suspends and resumes
+	boots   chan struct{} // bounds machines that boot at a time
+	ends    chan struct{} // bounds concurrent destroys
+	backoff backoff
+}
+
+var errStopping = errors.New("the runner is stopping")
+
+// New opens the pools' drivers, writes the configuration to the store and
+// takes over what an earlier process left. Requests may be made as soon as it
+// returns; nothing moves by itself until Run. It does no cloud calls.
+func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
+	if cfg.Store == nil || cfg.Agent == nil || cfg.Open == nil {
+		return nil, errors.New("pool manager: store, agent and open are required")
+	}
+	m := &Manager{
+		store: cfg.Store, agent: cfg.Agent, boot: cfg.Boot, open: cfg.Open,
+		log: cfg.Log, now: cfg.Now, t: cfg.Timeouts.withDefaults(),
+		incarnation: cmp.Or(cfg.Incarnation, NewID()), solo: cfg.Solo,
+		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), serverName: cmp.Or(cfg.ServerName, "drone-runner"),
+		keepDrifted: cfg.KeepDrifted,
+		pools:       map[string]*runtime{}, scopes: map[string]*scope{},
+	}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	if m.now == nil {
+		m.now = time.Now
+	}
+	m.hub.init()
+	m.calls.init()
+	m.steps.init()
+	m.work.init()
+	m.counters.init()
+	m.base, m.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+
+	now := m.stamp()
+	controller, err := m.store.Controller(ctx, m.incarnation, now)
+	if err != nil {
+		return nil, fmt.Errorf("read controller id: %w", err)
+	}
+	m.controller = controller
+	if err := m.openPools(ctx, cfg.Pools, now); err != nil {
+		return nil, err
+	}
+	if err := m.takeOver(ctx, now); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// openPools opens the configured pools and those that left the file but still
+// have machines or are remembered by the store.
+func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Time) error {
+	rows := make([]PoolRow, 0, len(pools))
+	for _, p := range pools {
+		p.Wait = cmp.Or(p.Wait, DefaultWait)
+		rt, err := m.addPool(p, false)
+		if err != nil {
+			return fmt.Errorf("pool %s: %w", p.Name, err)
+		}
+		rows = append(rows, PoolRow{
+			Name: p.Name, Driver: p.Driver, Scope: rt.scope, Min: p.Min, Max: p.Max,
+			SpecHash: rt.recipe, LastSpec: p.SpecJSON, Platform: p.Platform,
+		})
+	}
+	if err := m.store.Configure(ctx, rows, now); err != nil {
+		return fmt.Errorf("write pools: %w", err)
+	}
+	known, err := m.store.Pools(ctx)
+	if err != nil {
+		return fmt.Errorf("read pools: %w", err)
+	}
+	for _, row := range known {
+		if m.pools[row.Name] != nil || row.Counted == 0 {
+			continue
+		}
+		_, err := m.addPool(PoolConfig{
+			Name: row.Name, Driver: row.Driver, Platform: row.Platform, Max: row.Max,
+			Wait: DefaultWait, SpecJSON: row.LastSpec,
+		}, true)
+		if err != nil {
+			// Its machines stay in the store, counted and visible; nothing is
+			// forgotten because a driver cannot be opened today.
+			m.log.Error("retired pool cannot be opened, its machines are left alone",
+				"pool", row.Name, "machines", row.Counted, "err", err)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
+	opened, err := m.open(p)
+	if err != nil {
+		return nil, err
+	}
+	if retired {
+		p.Image, p.MachineType, p.DiskGiB = opened.Image, opened.MachineType, opened.DiskGiB
+	}
+	rt := &runtime{
+		cfg: p, opened: opened, client: opened.Client, scope: opened.Client.Scope(),
+		recipe: recipeOf(p), retired: retired,
+		wake:  make(chan struct{}, 1),
+		slots: make(chan struct{}, cmp.Or(opened.Concurrency, 32)),
+		boots: make(chan struct{}, cmp.Or(opened.Concurrency, 4096)),
+		ends:  make(chan struct{}, 32),
+	}
+	m.pools[p.Name] = rt
+	m.order = append(m.order, p.Name)
+	sc := m.scopes[rt.scope]
+	if sc == nil {
+		sc = newScope(rt.scope, opened.Local)
+		m.scopes[rt.scope] = sc
+	}
+	sc.pools = append(sc.pools, rt)
+	return rt, nil
+}
+
+// takeOver makes everything due that an earlier process was working on.
+func (m *Manager) takeOver(ctx context.Context, now time.Time) error {
+	living := []string{m.incarnation}
+	if !m.solo {
+		lifetimes, err := m.store.Lifetimes(ctx)
+		if err != nil {
+			return fmt.Errorf("read lifetimes: %w", err)
+		}
+		for _, l := range lifetimes {
+			if now.Sub(l.To) < 3*heartbeatEvery {
+				living = append(living, l.Incarnation)
+			}
+		}
+	}
+	orphaned, err := m.store.Orphans(ctx, living, now.Add(m.t.Grace), now)
+	if err != nil {
+		return fmt.Errorf("take over leases: %w", err)
+	}
+	adopted, err := m.store.Adopt(ctx, m.order, now)
+	if err != nil {
+		return fmt.Errorf("take over instances: %w", err)
+	}
+	drift, err := m.store.Recount(ctx)
+	if err != nil {
+		return fmt.Errorf("recount machines: %w", err)
+	}
+	for _, d := range drift {
+		m.log.Warn("counter of machines was wrong and is repaired", "pool", d.Pool, "counted", d.Counted, "truth", d.Truth)
+	}
+	if orphaned+adopted > 0 {
+		m.log.Info("took over what an earlier run left", "leases", orphaned, "instances", adopted)
+	}
+	return nil
+}
+
+// heartbeatEvery is how often the store's being alive is recorded. Two missed
+// ones make an incarnation count as dead.
+const heartbeatEvery = 10 * time.Second
+
+// Run drives the loops until ctx ends, then waits for what is under way to
+// stop. It destroys nothing. It must be called once.
+func (m *Manager) Run(ctx context.Context) error {
+	if m.started.Swap(true) {
+		return errors.New("pool manager: Run called twice")
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, name := range m.order {
+		rt := m.pools[name]
+		g.Go(func() error { return m.runPlanner(ctx, rt) })
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.scopes)) {
+		sc := m.scopes[key]
+		g.Go(func() error { return m.runSweeper(ctx, sc) })
+		g.Go(func() error { return m.runLister(ctx, sc) })
+	}
+	g.Go(func() error { return m.runWorker(ctx) })
+	g.Go(func() error { return m.runKeeper(ctx) })
+	err := g.Wait()
+	m.stop(errStopping)
+	m.tasks.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// stamp is the time to write: UTC, cut to milliseconds as the store keeps it.
+func (m *Manager) stamp() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
+
+// ControllerID is the id that owns this store's machines.
+func (m *Manager) ControllerID() string { return m.controller.ID }
+
+// spawn runs f under the manager's own life, for work that must not end with
+// a request. It reports false when the manager is stopping.
+func (m *Manager) spawn(f func(ctx context.Context)) bool {
+	if m.base.Err() != nil {
+		return false
+	}
+	m.tasks.Add(1)
+	go func() {
+		defer m.tasks.Done()
+		f(m.base)
+	}()
+	return true
+}
+
+// runKeeper keeps the store's books: heartbeat, last calls, old rows, clock.
+func (m *Manager) runKeeper(ctx context.Context) error {
+	tick := time.NewTicker(heartbeatEvery)
+	defer tick.Stop()
+	var purged time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			// The last calls are worth a write although the loop has ended.
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			m.flushCalls(flush)
+			return nil
+		case <-tick.C:
+		}
+		now := m.stamp()
+		if m.clock.check(m.now()) {
+			m.log.Warn("the wall clock jumped; nothing is destroyed because of its age for an hour")
+		}
+		if err := m.store.Heartbeat(ctx, m.incarnation, now); err != nil {
+			m.log.Error("heartbeat not written", "err", err)
+		}
+		m.steps.touchRunning(now)
+		m.flushCalls(ctx)
+		if now.Sub(purged) >= purgeEvery {
+			purged = now
+			m.purge(ctx, now)
+		}
+	}
+}
+
+const (
+	purgeEvery = time.Hour
+	// keepRows and keepEvents are how long the past can be explained.
+	keepRows   = 7 * 24 * time.Hour
+	keepEvents = 7 * 24 * time.Hour
+	purgeBatch = 500
+)
+
+func (m *Manager) purge(ctx context.Context, now time.Time) {
+	for {
+		n, err := m.store.Purge(ctx, Purge{
+			Rows: now.Add(-keepRows), Events: now.Add(-keepEvents), Now: now, Limit: purgeBatch,
+		})
+		if err != nil {
+			m.log.Error("old rows not purged", "err", err)
+			return
+		}
+		if n == 0 {
+			return
+		}
+	}
+}
+
+func (m *Manager) flushCalls(ctx context.Context) {
+	calls := m.steps.takeCalls()
+	if len(calls) == 0 {
+		return
+	}
+	if err := m.store.Touch(ctx, calls); err != nil {
+		m.steps.putBack(calls)
+		m.log.Error("last calls not written", "err", err)
+	}
+}
+
+// kick wakes a pool's planner; one pass is pending at most.
+func (rt *runtime) kick() {
+	select {
+	case rt.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,114 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Owns implements Service.
+func (m *Manager) Owns(ctx context.Context, pool, lease string) (bool, error) {
+	rt := m.pools[pool]
+	if rt == nil || rt.retired {
+		return false, nil
+	}
+	if lease == "" {
+		return true, nil
+	}
+	l, err := m.store.Lease(ctx, lease)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if l.State == LeaseWaiting {
+		return slices.ContainsFunc(l.Choices, func(c Choice) bool { return c.Pool == pool }), nil
+	}
+	return l.State != LeaseEnded && l.Pool == pool, nil
+}
+
+// Pending implements Service.
+func (m *Manager) Pending(ctx context.Context) []string {
+	var out []string
+	if err := m.store.Ping(ctx); err != nil {
+		out = append(out, "store: "+err.Error())
+	}
+	for _, name := range m.order {
+		if m.pools[name].retired {
+			continue
+		}
+		v, ok := m.pinged.Load(name)
+		switch {
+		case !ok:
+			out = append(out, "pool "+name+": its driver has not answered yet")
+		case v != "":
+			out = append(out, fmt.Sprintf("pool %s: %s", name, v))
+		}
+	}
+	return out
+}
+
+// PoolStatus implements Service.
+func (m *Manager) PoolStatus(ctx context.Context) ([]PoolStatus, error) {
+	rows, err := m.store.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]PoolStatus, 0, len(rows))
+	for _, row := range rows {
+		st := PoolStatus{PoolRow: row, Counts: map[InstanceState]int{}}
+		snap, err := m.store.Snapshot(ctx, row.Name, planWaiters, m.stamp())
+		if err != nil {
+			return nil, err
+		}
+		free := 0
+		for _, g := range snap.Groups {
+			st.Counts[g.State] += g.Count
+			free += g.Count
+		}
+		// What the counter has beyond the free machines is held by leases.
+		if leased := snap.Counted - free; leased > 0 {
+			st.Counts[Leased] += leased
+		}
+		st.Waiting = len(snap.Waiting)
+		if rt := m.pools[row.Name]; rt != nil {
+			st.Default = rt.cfg.Default
+			if v, ok := m.pinged.Load(row.Name); ok && v != "" {
+				st.Problem = fmt.Sprint(v)
+			} else if d := rt.backoff.wait(m.now()); d > 0 {
+				st.Problem = "machines could not be made lately; the next try is in " + d.Round(1e9).String()
+			}
+		} else if row.Retired && row.Counted > 0 {
+			st.Problem = "the pool has left the pool file and its driver could not be opened; its machines are left alone"
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+// Instances implements Service.
+func (m *Manager) Instances(ctx context.Context, q InstanceQuery) ([]Instance, error) {
+	return m.store.Instances(ctx, q)
+}
+
+// Leases implements Service.
+func (m *Manager) Leases(ctx context.Context, q LeaseQuery) ([]Lease, error) {
+	return m.store.Leases(ctx, q)
+}
+
+// Lease implements Service.
+func (m *Manager) Lease(ctx context.Context, id string) (Lease, error) { return m.store.Lease(ctx, id) }
+
+// Instance implements Service.
+func (m *Manager) Instance(ctx context.Context, id string) (Instance, error) {
+	return m.store.Instance(ctx, id)
+}
+
+// Events implements Service.
+func (m *Manager) Events(ctx context.Context, q EventQuery) ([]Event, error) {
+	return m.store.Events(ctx, q)
+}
+
+var _ Service = (*Manager)(nil)

@@ -1,0 +1,492 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// calls are the setups under way in this process, one per lease id: a second
+// setup of an id joins the first.
+type calls struct {
+	mu sync.Mutex
+	m  map[string]*call
+}
+
+// call is one setup under way and who waits for it.
+type call struct {
+	id   string
+	done chan struct{} // closed when result and err are set
+
+	result SetupResult
+	err    error
+
+	// deserted gets a value when the last waiter leaves, returned when
+	// somebody joins again; both hold at most one.
+	mu       sync.Mutex
+	waiters  int
+	changed  chan struct{}
+	progress func(Progress)
+}
+
+func (c *calls) init() { c.m = map[string]*call{} }
+
+// join returns the call of an id and whether the caller leads it.
+func (c *calls) join(id string, progress func(Progress)) (*call, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.m[id]; k != nil {
+		k.mu.Lock()
+		k.waiters++
+		k.mu.Unlock()
+		k.poke()
+		return k, false
+	}
+	k := &call{id: id, done: make(chan struct{}), waiters: 1, changed: make(chan struct{}, 1), progress: progress}
+	c.m[id] = k
+	return k, true
+}
+
+// finish publishes the outcome and lets the next setup of the id begin anew.
+func (c *calls) finish(k *call, res SetupResult, err error) {
+	c.mu.Lock()
+	delete(c.m, k.id)
+	c.mu.Unlock()
+	k.result, k.err = res, err
+	close(k.done)
+}
+
+func (k *call) poke() {
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (k *call) leave(leader bool) {
+	k.mu.Lock()
+	k.waiters--
+	if leader {
+		k.progress = nil
+	}
+	k.mu.Unlock()
+	k.poke()
+}
+
+func (k *call) waiting() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.waiters
+}
+
+func (k *call) tell(p Progress) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.progress != nil {
+		k.progress(p)
+	}
+}
+
+// Setup implements Service. The work belongs to the engine, not to the
+// request: when the last caller has gone it goes on for the grace period, so
+// that a retry with the same id can join it, and is then undone.
+func (m *Manager) Setup(ctx context.Context, r SetupRequest) (SetupResult, error) {
+	if r.ID == "" || len(r.Pools) == 0 {
+		return SetupResult{}, fmt.Errorf("%w: a setup needs an id and a pool", ErrInvalid)
+	}
+	if r.Reset {
+		return SetupResult{}, fmt.Errorf("%w: replacing a gitspace's machine (is_marked_for_infra_reset)", ErrNotYet)
+	}
+	k, leader := m.calls.join(r.ID, r.Progress)
+	if leader {
+		ok := m.spawn(func(ctx context.Context) {
+			res, err := m.runSetup(ctx, k, r)
+			m.calls.finish(k, res, err)
+		})
+		if !ok {
+			m.calls.finish(k, SetupResult{}, errStopping)
+		}
+	}
+	select {
+	case <-k.done:
+		res := k.result
+		res.Joined = res.Joined || !leader
+		return res, k.err
+	case <-ctx.Done():
+		k.leave(leader)
+		return SetupResult{}, context.Cause(ctx)
+	}
+}
+
+// runSetup carries one setup from its arrival to an active lease. The store
+// decides at each step; whatever happens between two steps, the lease's due
+// time brings the worker to it.
+func (m *Manager) runSetup(ctx context.Context, k *call, r SetupRequest) (SetupResult, error) {
+	begun := m.now()
+	s := &setup{m: m, k: k, r: r, begun: begun}
+	res, err := s.run(ctx)
+	switch {
+	case err == nil && res.Joined:
+		m.counters.setup("joined")
+	case err == nil:
+		m.counters.setup(s.how)
+		m.counters.phase("total", m.now().Sub(begun))
+	case errors.Is(err, errAbandoned):
+		m.counters.setup("abandoned")
+	default:
+		m.counters.setup("failed")
+	}
+	if err != nil {
+		k.tell(Progress{Phase: "failed", Message: err.Error()})
+		if !errors.Is(err, errStopping) && !errors.Is(err, context.Canceled) {
+			m.log.Warn("setup failed", "lease", r.ID, "err", err)
+		}
+	}
+	return res, err
+}
+
+// setup is the state of one runSetup.
+type setup struct {
+	m     *Manager
+	k     *call
+	r     SetupRequest
+	begun time.Time
+	lease Lease
+	how   string // "warm", "cold", "resumed"
+	woke  bool   // a resume was begun by this setup
+	first []Cause
+}
+
+// run arrives, waits for a machine, prepares it, and starts over on another
+// one as long as the lease is alive and has choices.
+func (s *setup) run(ctx context.Context) (SetupResult, error) {
+	grant, err := s.arrive(ctx)
+	if err != nil {
+		return SetupResult{}, err
+	}
+	s.lease = grant.Lease
+	if grant.Joined {
+		if err := s.takeBack(ctx); err != nil {
+			return SetupResult{}, err
+		}
+	}
+	for {
+		switch s.lease.State {
+		case LeaseActive:
+			return s.joined(ctx)
+		case LeaseSuspended:
+			if err := s.wake(ctx); err != nil {
+				return SetupResult{}, err
+			}
+		case LeaseWaiting:
+			if err := s.wait(ctx); err != nil {
+				return SetupResult{}, err
+			}
+		case LeaseStarting:
+			res, again, err := s.start(ctx)
+			if err != nil || !again {
+				return res, err
+			}
+		case LeaseEnded, LeaseLost:
+			return SetupResult{}, s.ended()
+		default:
+			return SetupResult{}, fmt.Errorf("lease %s is %q", s.lease.ID, s.lease.State)
+		}
+	}
+}
+
+// arrive resolves the request against the pools and writes or joins its lease.
+func (s *setup) arrive(ctx context.Context) (Grant, error) {
+	m, now := s.m, s.m.stamp()
+	choices, causes := m.choices(s.r)
+	s.first = causes
+	if len(choices) == 0 {
+		// Nothing can be made, but a lease that is there already is answered.
+		l, err := m.store.Lease(ctx, s.r.ID)
+		if err == nil && !l.State.Final() {
+			return Grant{Lease: l, Joined: true}, nil
+		}
+		return Grant{}, &SetupError{Causes: causes, Err: ErrNotFound}
+	}
+	wait := s.r.Timeout
+	if wait <= 0 {
+		for _, c := range choices {
+			wait = max(wait, m.pools[c.Pool].cfg.Wait)
+		}
+	}
+	need := s.r.Want.Life
+	if need <= 0 {
+		need = m.t.BusyAge
+	}
+	budget := m.startBudget()
+	g, err := m.store.Arrive(ctx, Arrival{
+		ID: s.r.ID, Kind: s.r.Kind, Want: s.r.Want, Choices: choices,
+		NoClaim: s.r.Kind == Gitspace, Waiter: m.incarnation, Digest: s.r.Digest,
+		NeedUntil: now.Add(need), WaitUntil: now.Add(wait),
+		Due: now.Add(wait + m.t.Grace), LeaseDue: now.Add(budget), Now: now,
+	})
+	if err != nil {
+		return g, fmt.Errorf("setup %s: %w", s.r.ID, err)
+	}
+	if g.Claimed {
+		s.claimed(g.Lease)
+	}
+	return g, nil
+}
+
+// startBudget is how long a starting lease may take before the worker ends it:
+// two cold starts in a row and the grace.
+func (m *Manager) startBudget() time.Duration {
+	return 2*(m.t.Create+max(m.t.Boot, m.t.BootWindows)+m.t.Setup) + m.t.Grace
+}
+
+func (s *setup) claimed(l Lease) {
+	s.how = "warm"
+	s.m.counters.phase("claim", s.m.now().Sub(s.begun))
+	if rt := s.m.pools[l.Pool]; rt != nil {
+		rt.kick()
+	}
+}
+
+// choices resolves the request's pools, in order, and says of each that is
+// left out why.
+func (m *Manager) choices(r SetupRequest) ([]Choice, []Cause) {
+	var out []Choice
+	var causes []Cause
+	no := func(pool, kind, msg string) {
+		causes = append(causes, Cause{Pool: pool, Phase: "claim", Kind: kind, Message: msg})
+	}
+	for _, name := range r.Pools {
+		rt := m.pools[name]
+		switch {
+		case slices.ContainsFunc(out, func(c Choice) bool { return c.Pool == name }):
+			// Named twice: trying it twice would be no second chance.
+		case rt == nil:
+			no(name, "unknown_pool", "could not find pool: "+name)
+		case rt.retired:
+			no(name, "retired", "the pool has left the pool file and makes no new machines")
+		case r.Want.Nested && !rt.opened.Nested:
+			no(name, "unfit", "the pool has no nested virtualisation")
+		case r.Want.GPU && !rt.opened.GPU:
+			no(name, "unfit", "the pool has no GPU")
+		case r.Kind == Gitspace && !rt.client.CanHibernate():
+			no(name, "unfit", "the pool cannot run gitspaces: its driver "+rt.cfg.Driver+" cannot suspend machines")
+		default:
+			c := Choice{Pool: name, Shape: rt.shapeFor(r.Want)}
+			if rt.opened.Zones {
+				c.Zone = r.Want.Zone
+			}
+			out = append(out, c)
+		}
+	}
+	return out, causes
+}
+
+// shapeFor is what a request must be given in this pool.
+func (rt *runtime) shapeFor(w Want) string {
+	return ShapeOf(cmp.Or(w.Tenant, "default"), "default",
+		cmp.Or(w.Image, rt.cfg.Image), cmp.Or(w.MachineType, rt.cfg.MachineType),
+		cmp.Or(w.DiskGiB, rt.cfg.DiskGiB), w.Nested, w.GPU)
+}
+
+// wait makes the lease a machine of its own if a pool has room, and else waits
+// until something is given to it, it ends, or time is up. It returns with the
+// lease read anew and not waiting.
+func (s *setup) wait(ctx context.Context) error {
+	m := s.m
+	ch, end := m.hub.watch(leaseKey(s.lease.ID))
+	defer end()
+	if err := s.coldStart(ctx); err != nil {
+		return err
+	}
+	told := false
+	for {
+		if s.lease.State != LeaseWaiting {
+			return nil
+		}
+		if !told {
+			told = true
+			s.k.tell(Progress{Phase: "waiting", Message: cmp.Or(s.lease.Detail, "waiting for a machine")})
+		}
+		until := s.lease.WaitUntil.Sub(m.now())
+		if until <= 0 {
+			return s.giveUp(ctx)
+		}
+		if err := s.pause(ctx, ch, min(until, relook)); err != nil {
+			return err
+		}
+		if err := s.reread(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for a wake-up, for d, or for the grace of a deserted call.
+func (s *setup) pause(ctx context.Context, ch <-chan struct{}, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return errStopping
+	case <-ch:
+	case <-t.C:
+	case <-s.k.changed:
+	}
+	return s.deserted(ctx)
+}
+
+var errAbandoned = errors.New("every caller of this setup has gone")
+
+// deserted returns at once while somebody waits for the answer; when nobody
+// does, it waits for the grace period that somebody returns, and then undoes
+// what was done.
+func (s *setup) deserted(ctx context.Context) error {
+	if s.k.waiting() > 0 {
+		return nil
+	}
+	m := s.m
+	now := m.stamp()
+	// If this process dies meanwhile, the worker of the next one ends it.
+	if err := m.store.Unwait(ctx, s.lease.Key(), m.incarnation, now.Add(m.t.Grace), now); err != nil && !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("setup %s: %w", s.lease.ID, err)
+	}
+	grace := time.NewTimer(m.t.Grace)
+	defer grace.Stop()
+	for s.k.waiting() == 0 {
+		select {
+		case <-ctx.Done():
+			return errStopping
+		case <-s.k.changed:
+		case <-grace.C:
+			if s.k.waiting() > 0 {
+				break
+			}
+			if s.lease.Kind == Gitspace && !s.lease.Active.IsZero() {
+				// A gitspace that was in use before stays as it is.
+				return errAbandoned
+			}
+			return errors.Join(errAbandoned, s.end(ctx, Cause{}, "abandoned", "the caller hung up and did not return"))
+		}
+	}
+	g, err := s.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	s.lease = g.Lease
+	return s.takeBack(ctx)
+}
+
+// takeBack makes a starting lease this process's own again: the worker has
+// been told to end it soon.
+func (s *setup) takeBack(ctx context.Context) error {
+	if s.lease.State != LeaseStarting {
+		return nil
+	}
+	now := s.m.stamp()
+	err := s.m.store.PostponeLease(ctx, s.lease.Key(), now.Add(s.m.startBudget()), now)
+	if err != nil && !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("setup %s: %w", s.lease.ID, err)
+	}
+	return s.reread(ctx)
+}
+
+// coldStart asks each pool in turn for a machine of the lease's own.
+func (s *setup) coldStart(ctx context.Context) error {
+	m := s.m
+	for _, c := range s.lease.Choices {
+		if m.pools[c.Pool] == nil {
+			continue
+		}
+		inst, err := m.coldStart(ctx, s.lease, c)
+		switch {
+		case err == nil:
+			s.how = "cold"
+			m.work.dispatch(m, inst)
+			return s.reread(ctx)
+		case errors.Is(err, ErrLimit), errors.Is(err, ErrRetired):
+			continue
+		case errors.Is(err, ErrConflict):
+			return s.reread(ctx) // it was given something, or ended, meanwhile
+		default:
+			return fmt.Errorf("setup %s: pool %s: %w", s.lease.ID, c.Pool, err)
+		}
+	}
+	return s.reread(ctx)
+}
+
+func (s *setup) reread(ctx context.Context) error {
+	before := s.lease.State
+	l, err := s.m.store.LeaseAt(ctx, s.lease.Key())
+	if err != nil {
+		return fmt.Errorf("setup %s: %w", s.r.ID, err)
+	}
+	s.lease = l
+	if before == LeaseWaiting && l.State == LeaseStarting && s.how == "" {
+		s.claimed(l)
+	}
+	return nil
+}
+
+// giveUp ends a lease that has waited long enough.
+func (s *setup) giveUp(ctx context.Context) error {
+	waited := s.m.now().Sub(s.lease.Arrived).Round(time.Second)
+	for _, c := range s.lease.Choices {
+		s.first = append(s.first, Cause{
+			Pool: c.Pool, Phase: "claim", Kind: "limit",
+			Message: fmt.Sprintf("no machine became free in %s: %s", waited, cmp.Or(s.m.limitText(ctx, c.Pool), s.lease.Detail)),
+		})
+	}
+	if err := s.end(ctx, Cause{}, "wait_timeout", "waited "+waited.String()); err != nil && !errors.Is(err, ErrConflict) {
+		return err
+	}
+	if err := s.reread(ctx); err != nil {
+		return err
+	}
+	if !s.lease.State.Final() {
+		return nil // given something at the last moment
+	}
+	return s.ended()
+}
+
+// limitText says how full a pool is, for people.
+func (m *Manager) limitText(ctx context.Context, pool string) string {
+	snap, err := m.store.Snapshot(ctx, pool, 1, m.stamp())
+	if err != nil {
+		return ""
+	}
+	return (&LimitError{Pool: pool, Counted: snap.Counted, Max: snap.Max}).Error()
+}
+
+// end ends the lease while nobody has been answered, and its machine with it.
+func (s *setup) end(ctx context.Context, cause Cause, reason, detail string) error {
+	ended, err := s.m.endLease(ctx, Ending{
+		Lease: s.lease.Key(), Kind: s.lease.Kind, States: []LeaseState{LeaseWaiting, LeaseStarting},
+		Cause: cause, Reason: reason, Detail: detail, Now: s.m.stamp(),
+	})
+	if err == nil && ended.Lease.ID != "" {
+		s.lease = ended.Lease
+	}
+	return err
+}
+
+// ended is the error of a lease that ended under the setup.
+func (s *setup) ended() error {
+	causes := append(slices.Clone(s.first), s.lease.Causes...)
+	var err error = ErrNotFound
+	switch {
+	case s.lease.Reason == "released":
+		err = fmt.Errorf("%w: %s was destroyed while it was set up", ErrConflict, s.lease.ID)
+	case s.lease.State == LeaseLost:
+		err = &LostError{Lease: s.lease.ID, Instance: s.lease.InstanceID, Cause: s.lease.Detail}
+	case len(causes) == 0:
+		err = fmt.Errorf("%s: %s", s.lease.Reason, s.lease.Detail)
+	}
+	if len(causes) == 0 || s.lease.Reason == "released" {
+		return err
+	}
+	return &SetupError{Causes: causes, Err: err}
+}

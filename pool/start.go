@@ -1,0 +1,350 @@
+package pool
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// start takes a starting lease as far as it goes: it waits for the machine,
+// prepares it and activates the lease. again means that the lease has another
+// state by now and is to be looked at anew.
+func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err error) {
+	m := s.m
+	ch, end := m.hub.watch(leaseKey(s.lease.ID))
+	defer end()
+	for {
+		inst, err := m.store.Instance(ctx, s.lease.InstanceID)
+		if err != nil {
+			return res, false, fmt.Errorf("setup %s: %w", s.r.ID, err)
+		}
+		switch inst.State {
+		case Leased:
+			return s.prepare(ctx, inst)
+		case Creating, Booting, Warm, Resuming:
+			// The worker has it; it is woken again in case nobody does.
+			m.work.dispatch(m, inst)
+			if err := s.pause(ctx, ch, relook); err != nil {
+				return res, false, err
+			}
+		default:
+			// Whoever failed the machine takes the lease off it in the same
+			// breath; seeing it here means that breath is still going on.
+			if err := s.pause(ctx, ch, 100*time.Millisecond); err != nil {
+				return res, false, err
+			}
+		}
+		if err := s.reread(ctx); err != nil {
+			return res, false, err
+		}
+		if s.lease.State != LeaseStarting || s.lease.InstanceID != inst.ID {
+			return res, true, nil
+		}
+	}
+}
+
+// prepare wakes the machine, has its agent set up, and activates the lease.
+func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, error) {
+	m := s.m
+	s.k.tell(Progress{Phase: "provisioned", Pool: inst.Pool, Instance: &inst})
+	phase, err := m.ready(ctx, inst, s.r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return SetupResult{}, false, errStopping
+		}
+		cause := m.causeOf(ctx, inst, phase, err)
+		s.k.tell(Progress{Phase: "failed", Pool: inst.Pool, Instance: &inst, Message: cause.Message})
+		if s.keeps() {
+			return SetupResult{}, false, &SetupError{Causes: []Cause{cause}, Err: err}
+		}
+		// A warm machine that turns out dead is not the request's fault: it
+		// takes another once. A refusal by the agent is.
+		err := m.failLease(ctx, s.lease, inst, cause, !inst.Cold && phase == "health")
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return SetupResult{}, false, err
+		}
+		return SetupResult{}, true, s.reread(ctx)
+	}
+	if err := s.deserted(ctx); err != nil {
+		return SetupResult{}, false, err
+	}
+	now := m.stamp()
+	l, err := m.store.Activate(ctx, s.lease.Key(), m.busyDue(s.lease, now), now)
+	if err != nil {
+		if errors.Is(err, ErrConflict) {
+			return SetupResult{}, true, s.reread(ctx)
+		}
+		return SetupResult{}, false, fmt.Errorf("setup %s: %w", s.r.ID, err)
+	}
+	s.lease = l
+	s.k.tell(Progress{Phase: "ready", Pool: inst.Pool, Instance: &inst})
+	m.counters.fallback(s.r.Pools, inst.Pool)
+	return SetupResult{Lease: l, Instance: inst, Ports: portsOf(l)}, false, nil
+}
+
+// keeps says whether a failure must leave the machine alone: a gitspace that
+// was in use before keeps its machine, whatever its agent says.
+func (s *setup) keeps() bool { return s.lease.Kind == Gitspace && !s.lease.Active.IsZero() }
+
+// busyDue is when an active lease is first looked at: a build at its busy age,
+// a gitspace never by age.
+func (m *Manager) busyDue(l Lease, now time.Time) time.Time {
+	if l.Kind == Gitspace {
+		return now.Add(farFuture)
+	}
+	return l.Arrived.Add(m.t.BusyAge)
+}
+
+// farFuture is "not by itself", where a due time must be there.
+const farFuture = 10 * 365 * 24 * time.Hour
+
+// ready lets a leased machine run and has its agent set up. The phase says how
+// far it came: "health" or "setup".
+func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest) (phase string, err error) {
+	rt := m.pools[inst.Pool]
+	if rt == nil {
+		return "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
+	}
+	begun := m.now()
+	budget := m.t.Hot
+	switch {
+	case !inst.Warmed.IsZero() && inst.OS == "windows":
+		budget = m.t.BootWindows
+	case inst.Kind == Gitspace && s2(inst):
+		budget = m.t.Hibernated
+	}
+	health, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	if rt.client.CanPause() {
+		// The answer comes from the agent itself, so it is the health check.
+		if err := rt.client.Unpause(health, inst.Ref()); err != nil {
+			return "health", err
+		}
+	} else if err := m.healthy(health, inst); err != nil {
+		return "health", fmt.Errorf("agent not healthy after %s: %w", budget, err)
+	}
+	m.counters.phase("health", m.now().Sub(begun))
+	begun = m.now()
+	setup, cancel := context.WithTimeout(ctx, m.t.Setup)
+	defer cancel()
+	if err := m.agent.Setup(setup, inst.Target(), r.Body); err != nil {
+		var refusal *AgentError
+		if errors.As(err, &refusal) {
+			return "setup", err
+		}
+		return "health", fmt.Errorf("agent did not take the setup in %s: %w", m.t.Setup, err)
+	}
+	m.counters.phase("setup", m.now().Sub(begun))
+	return "", nil
+}
+
+// s2 says whether the machine has come back from disk.
+func s2(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
+
+// healthy asks an agent until it answers or ctx ends, and then says what the
+// last answer was.
+func (m *Manager) healthy(ctx context.Context, inst Instance) error {
+	_, err := m.awaitHealth(ctx, inst, nil)
+	return err
+}
+
+// awaitHealth asks an agent, ever more slowly, until it is ready, ctx ends, or
+// alive says that waiting is in vain.
+func (m *Manager) awaitHealth(ctx context.Context, inst Instance, alive func() error) (Health, error) {
+	pause := 10 * time.Millisecond
+	var last error
+	for {
+		h, err := m.agent.Health(ctx, inst.Target())
+		if err == nil {
+			return h, nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		if alive != nil {
+			if err := alive(); err != nil {
+				return h, err
+			}
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return h, last
+		case <-t.C:
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// joined answers a setup whose lease already has its machine.
+func (s *setup) joined(ctx context.Context) (SetupResult, error) {
+	m := s.m
+	inst, err := m.store.Instance(ctx, s.lease.InstanceID)
+	if err != nil {
+		return SetupResult{}, fmt.Errorf("setup %s: %w", s.r.ID, err)
+	}
+	if inst.State == Failed && s.lease.Kind == Gitspace {
+		if err := s.wake(ctx); err != nil {
+			return SetupResult{}, err
+		}
+		res, _, err := s.start(ctx)
+		return res, err
+	}
+	if s.r.Digest != "" && s.lease.Digest != "" && s.r.Digest != s.lease.Digest {
+		err := m.store.Note(ctx, Event{
+			At: m.stamp(), Pool: inst.Pool, Instance: inst.ID, Lease: s.lease.ID, Generation: s.lease.Generation,
+			Reason:  "setup_differs",
+			Message: "a repeated setup asks for something else; it was given the machine it has",
+		})
+		if err != nil {
+			m.log.Warn("event not written", "lease", s.lease.ID, "err", err)
+		}
+	}
+	return SetupResult{Lease: s.lease, Instance: inst, Ports: portsOf(s.lease), Joined: true}, nil
+}
+
+// wake begins the resume of a sleeping gitspace, once per setup.
+func (s *setup) wake(ctx context.Context) error {
+	m := s.m
+	if s.woke {
+		return fmt.Errorf("%w: %s could not be resumed: %s", ErrUnavailable, s.lease.ID, cmp.Or(s.lease.Detail, s.lease.Reason))
+	}
+	s.woke, s.how = true, "resumed"
+	now := m.stamp()
+	l, inst, err := m.store.Waking(ctx, s.lease.Key(), m.incarnation, now.Add(m.startBudget()), now)
+	if errors.Is(err, ErrConflict) {
+		return s.reread(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("resume %s: %w", s.lease.ID, err)
+	}
+	s.lease = l
+	m.work.dispatch(m, inst)
+	return nil
+}
+
+// failLease takes a lease off a machine that failed it before its caller was
+// answered. With choices left it waits again, at its old place; with none it
+// ends with all its causes. retry lets the pool be tried once more.
+func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause Cause, retry bool) error {
+	before := 0
+	for _, c := range l.Causes {
+		if c.Pool == inst.Pool {
+			before++
+		}
+	}
+	left := slices.Clone(l.Choices)
+	if !retry || before > 0 {
+		left = slices.DeleteFunc(left, func(c Choice) bool { return c.Pool == inst.Pool })
+	}
+	now := m.stamp()
+	event := Event{
+		At: now, Pool: inst.Pool, Instance: inst.ID, Lease: l.ID, Generation: l.Generation,
+		Reason: "machine_failed", Message: cause.String(),
+	}
+	if len(left) == 0 {
+		ended, err := m.endLease(ctx, Ending{
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting},
+			Cause: cause, Reason: "setup_failed", Detail: cause.String(), Now: now, Events: []Event{event},
+		})
+		_ = ended
+		return err
+	}
+	need := cmp.Or(l.Want.Life, m.t.BusyAge)
+	g, err := m.store.Requeue(ctx, Requeue{
+		Lease: l.Key(), Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
+		InstanceDue: now, NeedUntil: now.Add(need),
+		Due: l.WaitUntil.Add(m.t.Grace), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
+	})
+	if err != nil {
+		return fmt.Errorf("take %s off %s: %w", l.ID, inst.Name, err)
+	}
+	m.hub.notify(leaseKey(l.ID))
+	if broken, err := m.store.Instance(ctx, inst.ID); err == nil {
+		m.work.dispatch(m, broken)
+	}
+	if rt := m.pools[inst.Pool]; rt != nil {
+		rt.kick()
+	}
+	if g.Lease.State == LeaseWaiting {
+		for _, c := range left {
+			if rt := m.pools[c.Pool]; rt != nil {
+				rt.kick()
+			}
+		}
+	}
+	return nil
+}
+
+// endLease ends a lease in the store and sends its machine to the worker.
+func (m *Manager) endLease(ctx context.Context, e Ending) (Ended, error) {
+	ended, err := m.store.End(ctx, e)
+	if err != nil {
+		return ended, fmt.Errorf("end %s: %w", e.Lease.ID, err)
+	}
+	m.hub.notify(leaseKey(e.Lease.ID))
+	if ended.Instance != nil {
+		m.steps.end(ended.Instance.ID, fmt.Errorf("%w: %s was destroyed", ErrConflict, e.Lease.ID))
+		m.work.dispatch(m, *ended.Instance)
+	}
+	if ended.Outcome == EndNow {
+		for _, c := range ended.Lease.Choices {
+			if rt := m.pools[c.Pool]; rt != nil {
+				rt.kick()
+			}
+		}
+	}
+	return ended, nil
+}
+
+// causeOf says what went wrong with a machine, with its console's last words.
+func (m *Manager) causeOf(ctx context.Context, inst Instance, phase string, err error) Cause {
+	return Cause{
+		Pool: inst.Pool, Instance: inst.ID, Phase: phase, Kind: kindOf(err),
+		Message: err.Error(), Console: m.consoleTail(ctx, inst),
+	}
+}
+
+const (
+	consoleRead = 4 << 10
+	consoleTail = 400
+)
+
+// consoleTail is the end of a machine's console as one line, "" if there is
+// none to be had soon.
+func (m *Manager) consoleTail(ctx context.Context, inst Instance) string {
+	rt := m.pools[inst.Pool]
+	if rt == nil || !rt.client.CanReadConsole() {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	var b bytes.Buffer
+	if err := rt.client.Console(ctx, inst.Ref(), &b, consoleRead); err != nil {
+		return ""
+	}
+	text := strings.Join(strings.Fields(strings.ToValidUTF8(b.String(), "")), " ")
+	if r := []rune(text); len(r) > consoleTail {
+		text = "…" + string(r[len(r)-consoleTail:])
+	}
+	return text
+}
+
+// portsOf maps a gitspace's ports: each machine has an address of its own, so
+// a port is reached under its own number. Nil for builds.
+func portsOf(l Lease) map[int]int {
+	if l.Kind != Gitspace {
+		return nil
+	}
+	ports := make(map[int]int, len(l.Want.Ports))
+	for _, p := range l.Want.Ports {
+		ports[p] = p
+	}
+	return ports
+}

@@ -1,0 +1,376 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// scope is one account of one cloud: everything that lists together.
+type scope struct {
+	key   string
+	local bool
+	pools []*runtime
+	kicks chan struct{}
+
+	mu     sync.Mutex
+	next   *reading      // asked for, not begun
+	wanted chan struct{} // one value while next is set
+
+	// The sweeper's memory, used by its goroutine only.
+	strangers map[string]*sighting // machines without a row, by name
+	missing   map[string]int       // rows without a machine, by instance id
+}
+
+// reading is one listing several callers wait for.
+type reading struct {
+	done chan struct{}
+	listing
+	err error
+}
+
+// listing is a Listing that can be looked up by name.
+type listing struct {
+	drivers.Listing
+	byName map[string]drivers.Instance
+}
+
+// sighting is how often, and since when, a machine without a row was seen.
+type sighting struct {
+	first    time.Time
+	times    int
+	reported Reason
+}
+
+func newScope(key string, local bool) *scope {
+	return &scope{
+		key: key, local: local,
+		kicks: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
+		strangers: map[string]*sighting{}, missing: map[string]int{},
+	}
+}
+
+// kick has the scope swept soon.
+func (sc *scope) kick() {
+	select {
+	case sc.kicks <- struct{}{}:
+	default:
+	}
+}
+
+// pace is the pause between two listings of one that waits for a machine.
+func (sc *scope) pace() time.Duration {
+	if sc.local {
+		return 20 * time.Millisecond
+	}
+	return time.Second
+}
+
+// listTimeout bounds one listing.
+const listTimeout = time.Minute
+
+// list returns a listing that began after the call: one call to the cloud
+// serves everybody who asked before it began.
+func (m *Manager) list(ctx context.Context, sc *scope) (listing, error) {
+	sc.mu.Lock()
+	r := sc.next
+	if r == nil {
+		r = &reading{done: make(chan struct{})}
+		sc.next = r
+		select {
+		case sc.wanted <- struct{}{}:
+		default:
+		}
+	}
+	sc.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.listing, r.err
+	case <-ctx.Done():
+		return listing{}, context.Cause(ctx)
+	}
+}
+
+// runLister makes the listings of a scope, one at a time.
+func (m *Manager) runLister(ctx context.Context, sc *scope) error {
+	for {
+		select {
+		case <-ctx.Done():
+			m.failReading(sc, errStopping)
+			return nil
+		case <-sc.wanted:
+		}
+		sc.mu.Lock()
+		r := sc.next
+		sc.next = nil
+		sc.mu.Unlock()
+		if r == nil {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, listTimeout)
+		l, err := sc.pools[0].client.List(call, drivers.Query{})
+		cancel()
+		r.err = err
+		r.Listing = l
+		r.byName = make(map[string]drivers.Instance, len(l.Instances))
+		for _, inst := range l.Instances {
+			r.byName[inst.Name] = inst
+		}
+		close(r.done)
+	}
+}
+
+func (m *Manager) failReading(sc *scope, err error) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.next != nil {
+		sc.next.err = err
+		close(sc.next.done)
+		sc.next = nil
+	}
+}
+
+// runSweeper compares the cloud with the store: at start, on its interval,
+// and when somebody has reason to think that a machine died.
+func (m *Manager) runSweeper(ctx context.Context, sc *scope) error {
+	every := m.t.SweepCloud
+	if sc.local {
+		every = m.t.SweepLocal
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		m.ping(ctx, sc)
+		if err := m.sweep(ctx, sc); err != nil && ctx.Err() == nil {
+			m.log.Error("scope not swept", "scope", sc.key, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-sc.kicks:
+		}
+	}
+}
+
+// ping asks each pool's driver until it has answered once.
+func (m *Manager) ping(ctx context.Context, sc *scope) {
+	for _, rt := range sc.pools {
+		if v, ok := m.pinged.Load(rt.cfg.Name); ok && v == "" {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, listTimeout)
+		err := rt.client.Ping(call)
+		cancel()
+		if err == nil {
+			m.pinged.Store(rt.cfg.Name, "")
+			continue
+		}
+		if ctx.Err() == nil {
+			if _, told := m.pinged.Swap(rt.cfg.Name, err.Error()); !told {
+				m.log.Error("driver does not answer", "pool", rt.cfg.Name, "driver", rt.cfg.Driver, "err", err)
+			}
+		}
+	}
+}
+
+// sweep is one comparison of a scope: rows without machines, machines that
+// died, machines without rows.
+func (m *Manager) sweep(ctx context.Context, sc *scope) error {
+	// The listing first: every machine in it has its row by the time the rows
+	// are read, since the row comes before the machine. Rows younger than the
+	// listing are no evidence of a missing machine, and are skipped below.
+	l, err := m.list(ctx, sc)
+	if err != nil {
+		return err
+	}
+	rows, err := m.store.Instances(ctx, InstanceQuery{Scope: sc.key, Live: true})
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool, len(rows))
+	seen := make(map[string]bool, len(rows))
+	for _, row := range rows {
+		known[row.Name] = true
+		seen[row.ID] = true
+		mach, listed := l.byName[row.Name]
+		switch {
+		case listed && mach.Status != drivers.StatusDead:
+			delete(sc.missing, row.ID)
+		case listed:
+			delete(sc.missing, row.ID)
+			m.died(ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
+		case l.Complete && l.At.After(row.Since):
+			sc.missing[row.ID]++
+			if sc.missing[row.ID] >= 2 {
+				m.died(ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
+			}
+		}
+	}
+	for id := range sc.missing {
+		if !seen[id] {
+			delete(sc.missing, id)
+		}
+	}
+	return m.sweepStrangers(ctx, sc, l, known)
+}
+
+// died handles a machine that is gone or dead although its row says it lives.
+func (m *Manager) died(ctx context.Context, row Instance, cause error) {
+	switch row.State {
+	case Warm, Hibernated, Leased, Suspended:
+	default:
+		// Creating, booting and the like are looked at by who works on them;
+		// failed and destroying ones are expected to be dead.
+		return
+	}
+	if !m.work.idle(row.ID) {
+		return
+	}
+	if row.State == Suspended && !errors.Is(cause, errDead) {
+		return
+	}
+	console := m.consoleTail(ctx, row)
+	now := m.stamp()
+	event := Event{
+		At: now, Pool: row.Pool, Instance: row.ID, Lease: row.LeaseID, Generation: row.LeaseGeneration,
+		Reason: "machine_died", Message: cause.Error(),
+	}
+	var err error
+	switch {
+	case row.State == Warm || row.State == Hibernated:
+		_, err = m.store.Change(ctx, Change{
+			ID: row.ID, From: []InstanceState{row.State}, To: Failed, Due: now,
+			Reason: "machine_died", Detail: cause.Error(), Now: now, Events: []Event{event},
+		})
+	case row.Kind == Gitspace:
+		if row.State == Suspended {
+			return // its data may still be there; the next resume says
+		}
+		// Nothing is destroyed: the next setup restarts it on its disk.
+		_, err = m.store.Change(ctx, Change{
+			ID: row.ID, From: []InstanceState{row.State}, To: Failed, Due: now.Add(farFuture),
+			Reason: "machine_died", Detail: cause.Error(), Now: now, Events: []Event{event},
+		})
+	default:
+		_, err = m.store.Lose(ctx, LeaseKey{ID: row.LeaseID, Generation: row.LeaseGeneration},
+			"machine_died", lostDetail(cause, console), now, now, event)
+	}
+	if err != nil {
+		if !errors.Is(err, ErrConflict) && ctx.Err() == nil {
+			m.log.Error("dead machine not recorded", "instance", row.Name, "err", err)
+		}
+		return
+	}
+	m.log.Warn("machine died", "pool", row.Pool, "instance", row.Name, "lease", row.LeaseID, "err", cause)
+	m.steps.end(row.ID, &LostError{Lease: row.LeaseID, Instance: row.Name, Cause: cause.Error(), Console: console})
+	m.agent.Forget(row.ID)
+	m.hub.notify(leaseKey(row.LeaseID), instanceKey(row.ID))
+	if fresh, err := m.store.Instance(ctx, row.ID); err == nil {
+		m.work.dispatch(m, fresh)
+	}
+	if rt := m.pools[row.Pool]; rt != nil {
+		rt.kick()
+	}
+}
+
+// lostDetail keeps the console's last words with the cause, for the steps that
+// come later.
+func lostDetail(cause error, console string) string {
+	if console == "" {
+		return cause.Error()
+	}
+	return fmt.Sprintf("%s (console tail: %q)", cause, console)
+}
+
+// sweepStrangers looks at machines no live row describes: what is certainly
+// garbage is destroyed, everything else is reported.
+func (m *Manager) sweepStrangers(ctx context.Context, sc *scope, l listing, known map[string]bool) error {
+	now := m.stamp()
+	var lifetimes []Lifetime
+	reported := 0
+	for name := range sc.strangers {
+		if _, listed := l.byName[name]; (!listed && l.Complete) || known[name] {
+			delete(sc.strangers, name)
+		}
+	}
+	for _, mach := range l.Instances {
+		if known[mach.Name] || mach.Tags.Controller != m.controller.ID {
+			continue
+		}
+		s := sc.strangers[mach.Name]
+		if s == nil {
+			s = &sighting{first: now}
+			sc.strangers[mach.Name] = s
+		}
+		s.times++
+		row, err := m.store.Instance(ctx, mach.Tags.Instance)
+		had := err == nil && row.Name == mach.Name
+		if had && row.State != Gone {
+			delete(sc.strangers, mach.Name) // written after the rows were read
+			continue
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if lifetimes == nil {
+			if lifetimes, err = m.store.Lifetimes(ctx); err != nil {
+				return err
+			}
+		}
+		may, why := mayDestroy(nil, evidence{
+			Why: ReasonOrphan, Machine: &mach, Controller: m.controller.ID, Lifetimes: lifetimes,
+			Complete: l.Complete, ListedAt: l.At, Sightings: s.times, FirstSeen: s.first, Grace: m.t.OrphanGrace,
+			HadRow: had, ClockSuspicious: m.clock.suspicious(m.now()),
+		}, now)
+		if !may {
+			if why != KeepSightings && why != KeepIncomplete {
+				reported++
+				m.report(ctx, mach, s, why, now)
+			}
+			continue
+		}
+		m.reap(ctx, sc, mach, now)
+	}
+	m.counters.orphans(sc.key, reported)
+	return nil
+}
+
+// report tells of a machine without a row that is left alone, once per reason.
+func (m *Manager) report(ctx context.Context, mach drivers.Instance, s *sighting, why Reason, now time.Time) {
+	if s.reported == why {
+		return
+	}
+	s.reported = why
+	m.log.Warn("machine without a row is left alone", "instance", mach.Name, "pool", mach.Tags.Pool, "why", why)
+	err := m.store.Note(ctx, Event{
+		At: now, Pool: mach.Tags.Pool, Instance: mach.Tags.Instance, Reason: "orphan_reported",
+		Message: mach.Name + " has no row and is left alone: " + string(why),
+	})
+	if err != nil {
+		m.log.Error("event not written", "err", err)
+	}
+}
+
+func (m *Manager) reap(ctx context.Context, sc *scope, mach drivers.Instance, now time.Time) {
+	m.log.Warn("machine without a row is destroyed", "instance", mach.Name, "pool", mach.Tags.Pool, "created", mach.Tags.Created)
+	err := m.store.Note(ctx, Event{
+		At: now, Pool: mach.Tags.Pool, Instance: mach.Tags.Instance, Reason: "orphan_reaped",
+		Message: mach.Name + " has no row, was seen repeatedly, and is destroyed",
+	})
+	if err != nil {
+		m.log.Error("orphan not destroyed: its event could not be written", "instance", mach.Name, "err", err)
+		return
+	}
+	call, cancel := context.WithTimeout(ctx, m.t.Create)
+	defer cancel()
+	errs := sc.pools[0].client.Destroy(call, []drivers.Ref{mach.Ref}, drivers.DestroyOptions{Disks: drivers.Keep})
+	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
+		m.log.Warn("orphan not destroyed yet, tried again", "instance", mach.Name, "err", err)
+	}
+}

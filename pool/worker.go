@@ -1,0 +1,408 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// worker carries instances from state to state. At most one goroutine of this
+// process works on an instance, so that a destroy never overtakes the create
+// it ends; the store guards against other processes.
+type worker struct {
+	mu   sync.Mutex
+	busy map[string]bool // instance id -> look again when done
+}
+
+func (w *worker) init() { w.busy = map[string]bool{} }
+
+// dispatch has an instance looked at now, or once more when the present look
+// is over.
+func (w *worker) dispatch(m *Manager, inst Instance) {
+	rt := m.pools[inst.Pool]
+	if rt == nil {
+		return
+	}
+	w.mu.Lock()
+	if _, busy := w.busy[inst.ID]; busy {
+		w.busy[inst.ID] = true
+		w.mu.Unlock()
+		return
+	}
+	w.busy[inst.ID] = false
+	w.mu.Unlock()
+	ok := m.spawn(func(ctx context.Context) {
+		for {
+			m.advance(ctx, rt, inst)
+			w.mu.Lock()
+			again := w.busy[inst.ID]
+			if !again || ctx.Err() != nil {
+				delete(w.busy, inst.ID)
+				w.mu.Unlock()
+				return
+			}
+			w.busy[inst.ID] = false
+			w.mu.Unlock()
+			fresh, err := m.store.Instance(ctx, inst.ID)
+			if err == nil {
+				inst = fresh
+			}
+		}
+	})
+	if !ok {
+		w.mu.Lock()
+		delete(w.busy, inst.ID)
+		w.mu.Unlock()
+	}
+}
+
+// idle says whether nobody works on the instance now.
+func (w *worker) idle(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, busy := w.busy[id]
+	return !busy
+}
+
+const (
+	workerTick = time.Second
+	// dueBatch bounds one look at due rows; what is left is due at the next.
+	dueBatch = 1000
+)
+
+// runWorker takes the rows that are due, until ctx ends. What requests and the
+// other loops do is dispatched at once; this is what finds everything else.
+func (m *Manager) runWorker(ctx context.Context) error {
+	tick := time.NewTicker(workerTick)
+	defer tick.Stop()
+	for {
+		m.takeDue(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *Manager) takeDue(ctx context.Context) {
+	now := m.stamp()
+	instances, err := m.store.DueInstances(ctx, m.order, now, dueBatch)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.log.Error("due instances not read", "err", err)
+		}
+		return
+	}
+	for _, inst := range instances {
+		if m.work.idle(inst.ID) {
+			m.work.dispatch(m, inst)
+		}
+	}
+	leases, err := m.store.DueLeases(ctx, now, dueBatch)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.log.Error("due leases not read", "err", err)
+		}
+		return
+	}
+	for _, l := range leases {
+		if err := m.lookAtLease(ctx, l, now); err != nil && ctx.Err() == nil && !errors.Is(err, ErrConflict) {
+			m.log.Error("due lease not handled", "lease", l.ID, "state", l.State, "err", err)
+		}
+	}
+}
+
+// lookAtLease does what is due for a lease whose time has come.
+func (m *Manager) lookAtLease(ctx context.Context, l Lease, now time.Time) error {
+	switch l.State {
+	case LeaseWaiting:
+		reason, detail := "wait_timeout", "no machine became free in time"
+		if l.Waiter == "" {
+			reason, detail = "abandoned", "the caller hung up, or the runner was restarted, and nobody asked again"
+		}
+		_, err := m.endLease(ctx, Ending{
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseWaiting}, Reason: reason, Detail: detail, Now: now,
+		})
+		return err
+	case LeaseStarting:
+		if l.Kind == Gitspace && !l.Active.IsZero() {
+			return m.store.PostponeLease(ctx, l.Key(), now.Add(time.Hour), now)
+		}
+		_, err := m.endLease(ctx, Ending{
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting}, Reason: "abandoned",
+			Detail: "its setup was not finished in time and nobody asked again", Now: now,
+		})
+		return err
+	case LeaseActive:
+		if l.Kind == Build {
+			return m.lookAtBusyAge(ctx, l, now)
+		}
+		return m.store.PostponeLease(ctx, l.Key(), now.Add(farFuture), now)
+	default:
+		return m.store.PostponeLease(ctx, l.Key(), now.Add(farFuture), now)
+	}
+}
+
+// busyRecheck is how soon a build past its busy age is looked at again while
+// something still happens in it.
+const busyRecheck = 10 * time.Minute
+
+func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) error {
+	inst, err := m.store.Instance(ctx, l.InstanceID)
+	if err != nil {
+		return err
+	}
+	running := m.steps.running(inst.ID)
+	if running == 0 {
+		probe, cancel := context.WithTimeout(ctx, 5*time.Second)
+		h, err := m.agent.Health(probe, inst.Target())
+		cancel()
+		if err == nil && h.RunningSteps > 0 {
+			running = h.RunningSteps
+		}
+	}
+	may, why := mayDestroy(&inst, evidence{
+		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.clock.suspicious(m.now()),
+		BusyAge: m.t.BusyAge, Idle: m.t.Idle,
+	}, now)
+	if !may {
+		m.log.Debug("build past its busy age goes on", "lease", l.ID, "why", why)
+		return m.store.PostponeLease(ctx, l.Key(), now.Add(busyRecheck), now)
+	}
+	_, err = m.endLease(ctx, Ending{
+		Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseActive}, Reason: string(ReasonBusyAge),
+		Detail: fmt.Sprintf("older than %s, no step runs and no call came for %s", m.t.BusyAge, m.t.Idle), Now: now,
+		Events: []Event{{
+			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: l.ID, Generation: l.Generation,
+			Reason: string(ReasonBusyAge), Message: "the lease was ended because of its age",
+		}},
+	})
+	return err
+}
+
+// advance takes an instance from its state as far as it goes now.
+func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
+	for ctx.Err() == nil {
+		var next *Instance
+		var err error
+		switch inst.State {
+		case Creating:
+			next, err = m.create(ctx, rt, inst)
+		case Booting:
+			next, err = m.bootUp(ctx, rt, inst)
+		case Resuming:
+			next, err = m.resume(ctx, rt, inst)
+		case Suspending:
+			next, err = m.suspend(ctx, rt, inst)
+		case Destroying:
+			next, err = m.destroy(ctx, rt, inst)
+		case Warm, Hibernated:
+			next, err = m.retire(ctx, inst)
+		case Failed:
+			next, err = m.bury(ctx, inst)
+		default:
+			return
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			if !errors.Is(err, ErrConflict) {
+				m.log.Error("instance not advanced", "instance", inst.Name, "state", inst.State, "err", err)
+				m.postpone(ctx, inst, "error", err)
+				return
+			}
+			// Somebody changed the row meanwhile: look at what it is now.
+			fresh, err := m.store.Instance(ctx, inst.ID)
+			if err != nil || fresh.State == inst.State {
+				return
+			}
+			next = &fresh
+		}
+		if next == nil {
+			return
+		}
+		inst = *next
+	}
+}
+
+// postpone records a failed try; the row comes back when it is due.
+func (m *Manager) postpone(ctx context.Context, inst Instance, reason string, cause error) {
+	now := m.stamp()
+	err := m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+		Due: now.Add(backoffAfter(inst.Attempts)), Attempts: inst.Attempts + 1,
+		Reason: reason, Detail: cause.Error(), Now: now,
+	})
+	if err != nil && !errors.Is(err, ErrConflict) && ctx.Err() == nil {
+		m.log.Error("instance not postponed", "instance", inst.Name, "err", err)
+	}
+}
+
+// take waits for one of the pool's places for concurrent work.
+func take(ctx context.Context, slots chan struct{}) (func(), error) {
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// retire ends a warm machine whose time is over.
+func (m *Manager) retire(ctx context.Context, inst Instance) (*Instance, error) {
+	now := m.stamp()
+	if now.Before(inst.Due) {
+		return nil, nil
+	}
+	if !expired(inst, m.t.FreeAge, now) {
+		return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+			Due: m.warmDue(inst, now), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
+		})
+	}
+	return m.condemn(ctx, inst, evidence{Why: ReasonExpired, FreeAge: m.t.FreeAge}, "older than the free age of "+m.t.FreeAge.String())
+}
+
+func (m *Manager) warmDue(inst Instance, now time.Time) time.Time {
+	warmed := inst.Warmed
+	if warmed.IsZero() {
+		warmed = now
+	}
+	return warmed.Add(m.t.FreeAge)
+}
+
+// condemn makes an instance Destroying if the gate lets it.
+func (m *Manager) condemn(ctx context.Context, inst Instance, e evidence, detail string) (*Instance, error) {
+	now := m.stamp()
+	e.ClockSuspicious = m.clock.suspicious(m.now())
+	lease, err := m.leaseOf(ctx, inst)
+	if err != nil {
+		return nil, err
+	}
+	e.Lease = lease
+	may, why := mayDestroy(&inst, e, now)
+	if !may {
+		m.log.Debug("instance is kept", "instance", inst.Name, "wanted", e.Why, "why", why)
+		return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+			Due: now.Add(busyRecheck), Attempts: inst.Attempts, Reason: string(why), Detail: detail, Now: now,
+		})
+	}
+	next, err := m.store.Change(ctx, Change{
+		ID: inst.ID, From: []InstanceState{inst.State}, To: Destroying, Due: now,
+		Reason: string(e.Why), Detail: detail, Now: now,
+		Events: []Event{{At: now, Pool: inst.Pool, Instance: inst.ID, Reason: string(e.Why), Message: "to be destroyed: " + detail}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if rt := m.pools[inst.Pool]; rt != nil {
+		rt.kick()
+	}
+	return &next, nil
+}
+
+// bury ends a failed build when its time has come; a gitspace stays for its
+// owner or an operator.
+func (m *Manager) bury(ctx context.Context, inst Instance) (*Instance, error) {
+	now := m.stamp()
+	if now.Before(inst.Due) {
+		return nil, nil
+	}
+	if inst.Kind == Gitspace {
+		lease, err := m.leaseOf(ctx, inst)
+		if err != nil {
+			return nil, err
+		}
+		if lease != nil && !lease.State.Final() {
+			return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+				Due: now.Add(farFuture), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
+			})
+		}
+	}
+	return m.condemn(ctx, inst, evidence{Why: ReasonBroken}, inst.Detail)
+}
+
+// leaseOf is the row of the lease an instance belongs, or belonged, to.
+func (m *Manager) leaseOf(ctx context.Context, inst Instance) (*Lease, error) {
+	if inst.LeaseID == "" {
+		return nil, nil
+	}
+	l, err := m.store.LeaseAt(ctx, LeaseKey{ID: inst.LeaseID, Generation: inst.LeaseGeneration})
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return &l, err
+}
+
+// destroy ends a machine and, once the cloud has confirmed it, its row. It is
+// tried for ever.
+func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	release, err := take(ctx, rt.ends)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	lease, err := m.leaseOf(ctx, inst)
+	if err != nil {
+		return nil, err
+	}
+	why := Reason(inst.Reason)
+	switch why {
+	case ReasonExpired, ReasonDrifted, ReasonSurplus:
+	default:
+		why = ReasonReleased
+	}
+	if may, keep := mayDestroy(&inst, evidence{Why: why, Lease: lease, FreeAge: m.t.FreeAge}, m.stamp()); !may {
+		m.log.Error("destroy refused at the gate", "instance", inst.Name, "lease", inst.LeaseID, "why", keep)
+		m.postpone(ctx, inst, string(keep), errors.New("the gate refused to destroy this machine"))
+		return nil, nil
+	}
+	m.sayGoodbye(ctx, inst)
+	call, cancel := context.WithTimeout(ctx, m.t.Create)
+	defer cancel()
+	errs := rt.client.Destroy(call, []drivers.Ref{inst.Ref()}, drivers.DestroyOptions{Disks: inst.Disks})
+	if err := errors.Join(errs...); err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.counters.destroyed(inst.Pool, drivers.Kind(err))
+		m.log.Warn("machine not destroyed yet, tried again", "instance", inst.Name, "attempt", inst.Attempts+1, "err", err)
+		m.postpone(ctx, inst, "destroy_failed", err)
+		m.hub.notify(instanceKey(inst.ID))
+		return nil, nil
+	}
+	now := m.stamp()
+	gone, err := m.store.Change(ctx, Change{
+		ID: inst.ID, From: []InstanceState{Destroying}, To: Gone, Reason: inst.Reason, Detail: inst.Detail, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.counters.destroyed(inst.Pool, "destroyed")
+	m.agent.Forget(inst.ID)
+	m.hub.notify(instanceKey(inst.ID))
+	rt.kick()
+	_ = gone
+	return nil, nil
+}
+
+// goodbye is how long an agent may take to clean up before its machine goes.
+const goodbye = 5 * time.Second
+
+// sayGoodbye lets the agent of a machine that was in use clean up. It is a
+// courtesy: its failure changes nothing.
+func (m *Manager) sayGoodbye(ctx context.Context, inst Instance) {
+	if inst.LeaseID == "" || inst.Address == "" || inst.Attempts > 0 || inst.Reason == string(ReasonBroken) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	body := []byte(`{"stage_runtime_id":` + quote(inst.LeaseID) + `}`)
+	if err := m.agent.Destroy(ctx, inst.Target(), body); err != nil {
+		m.log.Debug("agent did not clean up", "instance", inst.Name, "err", err)
+	}
+}
