@@ -21,9 +21,15 @@ const (
 	// wakePatience is how long a machine that continues may take to put its
 	// clock right; measured 5 ms, emulated on a quiet host.
 	wakePatience = 10 * time.Second
+	// identifyAgain is how long an answer to an identity is waited for on one
+	// connection; a machine that boots, or runs a long script, takes several.
+	identifyAgain = 15 * time.Second
 	// monitorPatience is how long QEMU may take to answer a command.
 	monitorPatience = 10 * time.Second
 )
+
+// errNoAnswer ends one try of Identify.
+var errNoAnswer = errors.New("the machine did not answer")
 
 // errDead is wrapped when a machine has ended by itself.
 var errDead = errors.New("machine has ended")
@@ -58,10 +64,19 @@ func (d *Driver) identify(ctx context.Context, ref drivers.Ref, id drivers.Ident
 		Machine: id.Machine, Hostname: id.Hostname, ServerName: id.ServerName,
 		CACert: id.CACert, Cert: id.Cert, Key: id.Key, Address: guestAddress, UserData: string(userData),
 	}
-	return d.talk(ctx, m, func(link *guestlink.Host) error {
-		_, err := link.Identify(ctx, message)
-		return err
-	})
+	for {
+		// Again on a new connection if no answer comes: a message that arrives
+		// while the agent replaces itself can be lost, and repeating is harmless.
+		try, cancel := context.WithTimeoutCause(ctx, identifyAgain, errNoAnswer)
+		err := d.talk(try, m, func(link *guestlink.Host) error {
+			_, err := link.Identify(try, message)
+			return err
+		})
+		cancel()
+		if !errors.Is(err, errNoAnswer) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // talk has one conversation on a machine's identity port.
