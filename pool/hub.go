@@ -110,33 +110,34 @@ func backoffAfter(n int) time.Duration {
 // trusted for destroying anything. Safe for concurrent use.
 type clockGuard struct {
 	mu    sync.Mutex
-	last  time.Time
-	until time.Time
+	seen  bool
+	wall  time.Time
+	mono  time.Duration
+	until time.Duration
 }
 
 const (
-	clockJump    = 5 * time.Minute
-	clockDistust = time.Hour
+	clockJump     = 5 * time.Minute
+	clockDistrust = time.Hour
 )
 
-// check compares the two clocks since the last check; true if they parted now.
-func (c *clockGuard) check(now time.Time) bool {
+// check compares how far both clocks have come since the last check; true if
+// they parted. mono is the time since some fixed moment of this process, by
+// the monotonic clock.
+func (c *clockGuard) check(wall time.Time, mono time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer func() { c.last = now }()
-	if c.last.IsZero() {
-		return false
+	apart := wall.Round(0).Sub(c.wall) - (mono - c.mono)
+	jumped := c.seen && apart.Abs() > clockJump
+	c.seen, c.wall, c.mono = true, wall.Round(0), mono
+	if jumped {
+		c.until = mono + clockDistrust
 	}
-	apart := now.Round(0).Sub(c.last.Round(0)) - now.Sub(c.last)
-	if apart.Abs() <= clockJump {
-		return false
-	}
-	c.until = now.Add(clockDistust) // monotonic reading kept: not fooled by the next jump
-	return true
+	return jumped
 }
 
-func (c *clockGuard) suspicious(now time.Time) bool {
+func (c *clockGuard) suspicious(mono time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return now.Before(c.until)
+	return mono < c.until
 }

@@ -133,6 +133,7 @@ type Manager struct {
 	serverName  string
 	keepDrifted bool
 	controller  Controller
+	born        time.Time // with the monotonic reading
 
 	pools  map[string]*runtime // fixed once New has returned
 	order  []string            // pool names, configured ones first, in file order
@@ -192,6 +193,7 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	if m.now == nil {
 		m.now = time.Now
 	}
+	m.born = m.now()
 	m.hub.init()
 	m.calls.init()
 	m.steps.init()
@@ -350,6 +352,9 @@ func (m *Manager) Run(ctx context.Context) error {
 // stamp is the time to write: UTC, cut to milliseconds as the store keeps it.
 func (m *Manager) stamp() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
 
+// uptime is how long the manager has lived, by the monotonic clock.
+func (m *Manager) uptime() time.Duration { return m.now().Sub(m.born) }
+
 // ControllerID is the id that owns this store's machines.
 func (m *Manager) ControllerID() string { return m.controller.ID }
 
@@ -383,7 +388,7 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := m.stamp()
-		if m.clock.check(m.now()) {
+		if m.clock.check(m.now(), m.uptime()) {
 			m.log.Warn("the wall clock jumped; nothing is destroyed because of its age for an hour")
 		}
 		if err := m.store.Heartbeat(ctx, m.incarnation, now); err != nil {

@@ -326,7 +326,7 @@ func (m *Manager) sweepStrangers(ctx context.Context, sc *scope, l listing, know
 		may, why := mayDestroy(nil, evidence{
 			Why: ReasonOrphan, Machine: &mach, Controller: m.controller.ID, Lifetimes: lifetimes,
 			Complete: l.Complete, ListedAt: l.At, Sightings: s.times, FirstSeen: s.first, Grace: m.t.OrphanGrace,
-			HadRow: had, ClockSuspicious: m.clock.suspicious(m.now()),
+			HadRow: had, ClockSuspicious: m.clock.suspicious(m.uptime()),
 		}, now)
 		if !may {
 			if why != KeepSightings && why != KeepIncomplete {

@@ -167,7 +167,7 @@ func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) err
 		}
 	}
 	may, why := mayDestroy(&inst, evidence{
-		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.clock.suspicious(m.now()),
+		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.clock.suspicious(m.uptime()),
 		BusyAge: m.t.BusyAge, Idle: m.t.Idle,
 	}, now)
 	if !may {
@@ -278,7 +278,7 @@ func (m *Manager) warmDue(inst Instance, now time.Time) time.Time {
 // condemn makes an instance Destroying if the gate lets it.
 func (m *Manager) condemn(ctx context.Context, inst Instance, e evidence, detail string) (*Instance, error) {
 	now := m.stamp()
-	e.ClockSuspicious = m.clock.suspicious(m.now())
+	e.ClockSuspicious = m.clock.suspicious(m.uptime())
 	lease, err := m.leaseOf(ctx, inst)
 	if err != nil {
 		return nil, err
