@@ -238,7 +238,7 @@ func (d *decoder) list(n *yaml.Node, path string, f *Field, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
 		fix := "begin each entry with \"- \""
 		if n.Kind == yaml.ScalarNode {
-			fix = fmt.Sprintf("write [%s]", show(n.Value))
+			fix = fmt.Sprintf("write [%s]", label(n.Value))
 		}
 		d.wrong(n, path, "a list", fix)
 		return

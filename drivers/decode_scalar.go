@@ -17,7 +17,11 @@ import (
 // scalar reads a value that is no list and no mapping.
 func (d *decoder) scalar(n *yaml.Node, path string, f *Field, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
-		d.wrong(n, path, want(f), "write the value on the same line")
+		fix := "write one value"
+		if n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0 {
+			fix += ", in quotes if the braces belong to it"
+		}
+		d.wrong(n, path, want(f), fix)
 		return
 	}
 	switch tag := n.ShortTag(); tag {
@@ -99,7 +103,7 @@ func (d *decoder) integer(n *yaml.Node, path string, f *Field, v reflect.Value) 
 		}
 		// Beyond 2^53 a float names no single whole number.
 		if math.Abs(number) > 1<<53 {
-			d.errorf(n, path, "%s is too large; give at most %d", show(n.Value), int64(1)<<53)
+			d.errorf(n, path, "%s is too large; give at most %d", clip(n.Value), int64(1)<<53)
 			return
 		}
 		whole = int64(number)
@@ -176,7 +180,7 @@ func (d *decoder) bounded(n *yaml.Node, path string, f *Field, number float64) b
 	case f.Max != "":
 		fix = "give " + f.Min + " to " + f.Max
 	}
-	d.errorf(n, path, "%s is too %s; %s", show(n.Value), what, fix)
+	d.errorf(n, path, "%s is too %s; %s", clip(n.Value), what, fix)
 	return false
 }
 
@@ -236,17 +240,17 @@ func (d *decoder) wrong(n *yaml.Node, path, wanted, fix string) {
 	d.errorf(n, path, "want %s, found %s%s", wanted, describe(n), fix)
 }
 
-// unquote advises to take the quotes off a value that would fit without them.
+// unquote advises how to write a value that is no number, or with words no
+// boolean.
 func unquote(n *yaml.Node, words ...string) string {
-	const quotes = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle
-	if n.Style&quotes != 0 {
-		_, err := strconv.ParseFloat(n.Value, 64)
-		if len(words) == 0 && err == nil || slices.Contains(words, strings.ToLower(n.Value)) {
-			return "remove the quotes"
-		}
-	}
-	if len(words) > 0 {
+	_, err := strconv.ParseFloat(n.Value, 64)
+	switch {
+	case len(words) > 0 && slices.Contains(words, strings.ToLower(n.Value)), len(words) == 0 && err == nil && !plain(n):
+		return "remove the quotes"
+	case len(words) > 0:
 		return "write true or false"
+	case err == nil:
+		return "leave out the fraction"
 	}
 	return "write it in digits"
 }
