@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vm-runner/drone-runner-aws/internal/agent"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/guestinit"
+	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
+)
+
+// What the agent of a machine without a disk keeps lies in memory, so there is
+// less of it.
+const (
+	memoryStateDir    = "/run/runner-agent"
+	memoryOutputLimit = 8 << 20
+)
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "init",
+		Usage: "be process 1 of a local machine: wait for its identity on the host's channel, then serve",
+		Action: func(c *cli.Context) error {
+			return guestinit.Run(c.Context, guestinit.Options{
+				Version: version,
+				Args:    []string{os.Args[0], "init"},
+				Serve:   serveIdentity,
+			})
+		},
+	}
+}
+
+// serveIdentity serves with certificates that are in memory only.
+func serveIdentity(ctx context.Context, s guestinit.Session) error {
+	conf, err := agent.TLSConfig(s.Identity.CACert, s.Identity.Cert, s.Identity.Key)
+	if err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	a, err := agent.New(agent.Options{
+		Version:     version,
+		Machine:     s.Identity.Machine,
+		StateDir:    memoryStateDir,
+		OutputLimit: memoryOutputLimit,
+		Spawner:     s.Spawner,
+		Log:         s.Log,
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", guestlink.AgentPort))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s.Ready()
+	return a.Serve(ctx, ln, conf)
+}

@@ -1,0 +1,376 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+)
+
+// Errors callers know by their text.
+var (
+	errNoID       = errors.New("ID needs to be set")
+	errNotStarted = errors.New("Step has not started") //nolint:staticcheck // callers know it with this capital
+	errDestroyed  = errors.New("the stage is destroyed; set it up before starting another step")
+	errStopping   = errors.New("the agent is stopping")
+	errKnown      = errors.New("step is known already")
+)
+
+// Agent is the agent of one machine. Make one with [New]; all methods are safe
+// for concurrent use.
+type Agent struct {
+	opts  Options
+	state *state
+	stats *collector
+
+	setups sync.Mutex // one setup or destroy at a time
+
+	mu        sync.Mutex
+	preparing string // what is still missing before anything is served, "" if nothing
+	stage     *stage
+	changed   chan struct{} // closed and replaced when a step is added or the table is
+	numbered  int           // steps so far, for file names
+	stopping  bool
+
+	steps sync.WaitGroup
+}
+
+// stage is what one setup has begun and one destroy ends.
+type stage struct {
+	setup     agentapi.SetupRequest
+	steps     map[string]*step
+	removable []string // host folders a destroy removes
+	destroyed bool
+}
+
+func newStage() *stage { return &stage{steps: make(map[string]*step)} }
+
+// New makes an agent, after ending what an earlier one that was killed has
+// left. [Agent.Close] gives everything back.
+func New(o Options) (*Agent, error) {
+	o = o.withDefaults()
+	st, err := openState(o.StateDir, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{
+		opts:    o,
+		state:   st,
+		stats:   newCollector(readUsage),
+		stage:   newStage(),
+		changed: make(chan struct{}),
+	}, nil
+}
+
+// Preparing makes health answer 503 with what is missing, and everything else
+// too, until it is called with "".
+func (a *Agent) Preparing(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.preparing = what
+}
+
+// Close ends all steps, waits for them and removes the agent's files.
+// Afterwards no step can be started.
+func (a *Agent) Close() error {
+	a.mu.Lock()
+	a.stopping = true
+	steps := a.stage.all()
+	a.mu.Unlock()
+	err := a.endSteps(steps)
+	gone := make(chan struct{})
+	go func() { a.steps.Wait(); close(gone) }()
+	timeout := time.NewTimer(stepPatience)
+	defer timeout.Stop()
+	select {
+	case <-gone:
+	case <-timeout.C:
+		err = errors.Join(err, errors.New("some processes cannot be ended"))
+	}
+	a.stats.stop(time.Now())
+	if err != nil {
+		return err // the records stay, for the next run to try again
+	}
+	a.state.close()
+	return nil
+}
+
+func (s *stage) all() []*step {
+	steps := make([]*step, 0, len(s.steps))
+	for _, st := range s.steps {
+		steps = append(steps, st)
+	}
+	return steps
+}
+
+// Setup prepares the machine for a stage. After a destroy it starts a new
+// table of steps; otherwise it only replaces what later steps are given.
+func (a *Agent) Setup(ctx context.Context, req *agentapi.SetupRequest) error {
+	a.setups.Lock()
+	defer a.setups.Unlock()
+	if req.EgressPolicy != nil && req.EgressPolicy.ProxyURL != "" {
+		return errors.New("egress policies are not built in yet")
+	}
+	if req.LogConfig.URL != "" {
+		a.opts.Log.WarnContext(ctx, "uploading to a log service is not built in yet; output is served by stream_output")
+	}
+	if err := makeShared(a.opts.SharedDir); err != nil {
+		return err
+	}
+	if err := writeFiles(req.Files); err != nil {
+		return err
+	}
+	if err := makeVolumes(req.Volumes); err != nil {
+		return err
+	}
+	if err := writeClientPair(req.MTLSConfig); err != nil {
+		return err
+	}
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping {
+		return errStopping
+	}
+	if a.stage.destroyed {
+		for _, st := range a.stage.steps {
+			st.forgetOutput()
+		}
+		a.stage = newStage()
+		a.announceLocked()
+	}
+	a.stage.setup = *req
+	a.stage.removable = append(a.stage.removable, removablePaths(req.Volumes)...)
+	a.stats.start(time.Now())
+	return nil
+}
+
+// announceLocked wakes who waits for a step to appear.
+func (a *Agent) announceLocked() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Start starts a step unless its id is known already.
+func (a *Agent) Start(ctx context.Context, req *agentapi.StartStepRequest) error {
+	if req.ID == "" {
+		return errNoID
+	}
+	stage, number, err := a.admit(req.ID)
+	if stage == nil || err != nil {
+		return err
+	}
+	st, err := newStep(a, req, stage.setup, number)
+	if err != nil {
+		return err
+	}
+	// The step outlives the request that started it; destroy and Close end it.
+	runCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	st.cancel = cancel
+	if err := a.register(st); err != nil {
+		cancel(err)
+		st.out.close()
+		st.spool.remove()
+		if errors.Is(err, errKnown) {
+			return nil
+		}
+		return err
+	}
+	go func() {
+		defer a.steps.Done()
+		st.run(runCtx)
+	}()
+	return nil
+}
+
+// admit returns a copy of the stage's setup and a number for a new step, or
+// nothing if the step is known already.
+func (a *Agent) admit(id string) (*stage, int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch err := a.refusalLocked(id); {
+	case errors.Is(err, errKnown):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, err
+	}
+	a.numbered++
+	return &stage{setup: a.stage.setup}, a.numbered, nil
+}
+
+// register enters a step into the table, unless something came between.
+func (a *Agent) register(st *step) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.refusalLocked(st.req.ID); err != nil {
+		return err
+	}
+	a.stage.steps[st.req.ID] = st
+	a.steps.Add(1)
+	a.announceLocked()
+	return nil
+}
+
+func (a *Agent) refusalLocked(id string) error {
+	switch {
+	case a.stopping:
+		return errStopping
+	case a.stage.steps[id] != nil:
+		return errKnown
+	case a.stage.destroyed:
+		return errDestroyed
+	}
+	return nil
+}
+
+// Poll returns a step's result when it has ended, or at once for a detached
+// step that runs. It returns the cause of ctx if that ends first.
+func (a *Agent) Poll(ctx context.Context, id string) (*agentapi.PollStepResponse, error) {
+	if id == "" {
+		return nil, errNoID
+	}
+	st, _ := a.find(id)
+	if st == nil {
+		return nil, errNotStarted
+	}
+	return st.wait(ctx)
+}
+
+// find returns a step, or nil and a channel that is closed when there may be
+// news.
+func (a *Agent) find(id string) (*step, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stage.steps[id], a.changed
+}
+
+// await is find for a step that is about to be started: callers open the
+// stream first.
+func (a *Agent) await(ctx context.Context, id string, patience time.Duration) (*step, error) {
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		st, changed := a.find(id)
+		if st != nil {
+			return st, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-timeout.C:
+			return nil, errNotStarted
+		case <-changed:
+		}
+	}
+}
+
+// Destroy ends the stage: all processes its steps have started, and the
+// folders it was told to remove. Results and output stay until the next setup.
+// It may be called at any time and any number of times.
+func (a *Agent) Destroy(ctx context.Context) *agentapi.DestroyResponse {
+	a.setups.Lock()
+	defer a.setups.Unlock()
+	a.mu.Lock()
+	a.stage.destroyed = true
+	steps := a.stage.all()
+	removable := a.stage.removable
+	a.stage.removable = nil
+	a.mu.Unlock()
+
+	res := &agentapi.DestroyResponse{}
+	if err := a.endSteps(steps); err != nil {
+		res.Leftover = append(res.Leftover, err.Error())
+	}
+	slices.Sort(removable)
+	for _, path := range slices.Compact(removable) {
+		if err := os.RemoveAll(path); err != nil {
+			res.Leftover = append(res.Leftover, fmt.Sprintf("volume: %v", err))
+		}
+	}
+	if len(res.Leftover) > 0 {
+		a.opts.Log.WarnContext(ctx, "destroy left something behind", "leftover", res.Leftover)
+	}
+	res.OSStats = a.stats.stop(time.Now())
+	return res
+}
+
+// destroyGrace is how long processes may take to end when their stage is
+// destroyed. A runner allows the whole call five seconds.
+const destroyGrace = time.Second
+
+// endSteps ends the steps and waits for them. A running step ends its own
+// processes; those that finished steps have left behind are ended here.
+func (a *Agent) endSteps(steps []*step) error {
+	var leftovers []target
+	for _, st := range steps {
+		select {
+		case <-st.done:
+			if t, ok := st.started(); ok {
+				leftovers = append(leftovers, t)
+			}
+		default:
+			st.cancel(errDestroyed)
+		}
+	}
+	err := errors.Join(terminate(leftovers, killPolicy{terms: 1, interval: destroyGrace}), a.awaitSteps(steps))
+	if err == nil {
+		for _, st := range steps {
+			a.state.forget(st.number)
+		}
+	}
+	return err
+}
+
+// stepPatience bounds the wait for steps that have been told to end.
+const stepPatience = destroyGrace + 2*time.Second
+
+func (a *Agent) awaitSteps(steps []*step) error {
+	timeout := time.NewTimer(stepPatience)
+	defer timeout.Stop()
+	for _, st := range steps {
+		select {
+		case <-st.done:
+		case <-timeout.C:
+			return fmt.Errorf("step %s does not end", st.req.ID)
+		}
+	}
+	return nil
+}
+
+// Health describes the agent; preparing is what it still waits for, "" if it
+// serves.
+func (a *Agent) Health() (res *agentapi.HealthResponse, preparing string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	res = &agentapi.HealthResponse{
+		Version: a.opts.Version,
+		OK:      true,
+		Docker:  dockerState(a.opts.Env),
+		Machine: a.opts.Machine,
+	}
+	for _, st := range a.stage.steps {
+		select {
+		case <-st.done:
+		default:
+			res.RunningSteps++
+		}
+	}
+	return res, a.preparing
+}
+
+// dockerState tells whether there is a Docker daemon to talk to, without
+// talking to it.
+func dockerState(env []string) string {
+	if lookup(env, "DOCKER_HOST") != "" {
+		return agentapi.DockerPresent
+	}
+	if _, err := os.Stat(dockerSocket); err == nil {
+		return agentapi.DockerPresent
+	}
+	return agentapi.DockerAbsent
+}

@@ -1,0 +1,3 @@
+package agent
+
+const dockerSocket = `\\.\pipe\docker_engine`

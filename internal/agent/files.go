@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+)
+
+// writeFiles makes the files and folders of a setup or step. An existing file
+// is rewritten; the mode is the one given, 0644 or 0755 if none is.
+func writeFiles(files []agentapi.File) error {
+	for _, f := range files {
+		if err := writeFile(f); err != nil {
+			return fmt.Errorf("file %s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+func writeFile(f agentapi.File) error {
+	if f.Path == "" {
+		return errors.New("has no path")
+	}
+	path := hostPath(f.Path)
+	mode := fs.FileMode(f.Mode) & 0o7777
+	if f.IsDir {
+		if err := os.MkdirAll(path, 0o777); err != nil {
+			return err
+		}
+		return chmod(path, mode, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return err
+	}
+	// Nobody else reads it before it has its final mode.
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(f.Data)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return chmod(path, mode, 0o644)
+}
+
+func chmod(path string, mode, fallback fs.FileMode) error {
+	if mode == 0 {
+		mode = fallback
+	}
+	set := mode.Perm()
+	for bit, m := range map[fs.FileMode]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if mode&bit != 0 {
+			set |= m
+		}
+	}
+	return os.Chmod(path, set)
+}
+
+// makeShared makes the folder steps share, open to all users as /tmp is,
+// since steps may run as another user than the agent.
+func makeShared(dir string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return fmt.Errorf("shared folder: %w", err)
+	}
+	if err := os.Chmod(dir, 0o777|fs.ModeSticky); err != nil {
+		return fmt.Errorf("shared folder: %w", err)
+	}
+	return nil
+}
+
+// makeVolumes makes the host folders of a setup that are missing. They are
+// open to everybody, since containers use them under ids of their own; what
+// exists already is left as it is.
+func makeVolumes(volumes []agentapi.Volume) error {
+	for _, v := range volumes {
+		if v.Temp != nil {
+			return fmt.Errorf("volume %s: temporary volumes belong to containers, which are not built in yet", v.Temp.Name)
+		}
+		if v.Host == nil {
+			continue
+		}
+		path := hostPath(v.Host.Path)
+		if path == "" {
+			return fmt.Errorf("volume %s: has no path", v.Host.Name)
+		}
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		if err := os.MkdirAll(path, 0o777); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Host.Name, err)
+		}
+		if err := os.Chmod(path, 0o777); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Host.Name, err)
+		}
+	}
+	return nil
+}
+
+// removablePaths are the host folders a destroy removes. A root folder is
+// never one of them.
+func removablePaths(volumes []agentapi.Volume) []string {
+	var paths []string
+	for _, v := range volumes {
+		if v.Host == nil || !v.Host.Remove || v.Host.Path == "" {
+			continue
+		}
+		path := filepath.Clean(hostPath(v.Host.Path))
+		if filepath.IsAbs(path) && filepath.Dir(path) != path {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// writeClientPair writes the stage's client certificate and key where services
+// expect them.
+func writeClientPair(c agentapi.MTLSConfig) error {
+	if c.ClientCertDirPath == "" || c.ClientCert == "" || c.ClientCertKey == "" {
+		return nil
+	}
+	dir := hostPath(c.ClientCertDirPath)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("mtls_config: %w", err)
+	}
+	for name, text := range map[string]string{"client.crt": c.ClientCert, "client.key": c.ClientCertKey} {
+		plain, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return fmt.Errorf("mtls_config: %s: %w", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), plain, 0o600); err != nil {
+			return fmt.Errorf("mtls_config: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package guestinit
+
+import (
+	"context"
+	"errors"
+)
+
+// Run is built for Linux only.
+func Run(context.Context, Options) error {
+	return errors.New("running as process 1 of a machine is built for Linux only")
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package agent
+
+import "errors"
+
+// readUsage has no source on this system: statistics stay empty.
+func readUsage() (usage, error) { return usage{}, errors.ErrUnsupported }
