@@ -83,7 +83,7 @@ func TestNoMachinePathsAndNoSecrets(t *testing.T) {
 func TestTheScanFindsWhatItShould(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
-		"cd /wo" + "rk/main", "https://deb.deb" + "ian.org/debian", "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIBkq8i4Hq7f3G5x2",
+		"cd /wo" + "rk/main", "https://deb.deb" + "ian.org/debian", "-----BEGIN EC PRIVATE" + " KEY-----\nMHcCAQEEIBkq8i4Hq7f3G5x2",
 		"AKIA" + "ABCDEFGHIJKLMNOP", "ghp_" + "0123456789abcdefghij0123",
 	} {
 		found := false

@@ -77,7 +77,8 @@ func TestDocumentationNamesVariablesThatAreRead(t *testing.T) {
 	for _, r := range env.RemovedNames() {
 		known[r.Name] = true
 	}
-	// Other programs and the tests read some of their own.
+	known["RUNNER_URL"] = true // the delegate's own
+	// Other programs and the tests read some of theirs.
 	for _, f := range goFiles(t) {
 		ast.Inspect(f.file, func(n ast.Node) bool {
 			if lit, ok := n.(*ast.BasicLit); ok {

@@ -32,13 +32,13 @@ var table = []rule{
 	{"internal/poolfile", []string{"pool", "drivers"}},
 	{"internal/agent/agentapi", nil},
 	{"internal/agent/agentclient", []string{"internal/agent/agentapi", "pool", "drivers"}},
-	{"internal/agent", []string{"internal/agent/agentapi", "internal/agent/**", "internal/guestlink"}},
-	{"internal/agent/**", []string{"internal/agent/agentapi", "internal/agent/**", "internal/guestlink"}},
+	{"internal/agent", []string{"internal/agent/**", "internal/guestlink"}},
+	{"internal/agent/**", []string{"internal/agent", "internal/agent/**", "internal/guestlink"}},
 	{"internal/guestlink", nil},
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/loadgen", []string{"server/api", "server/client"}},
-	{"internal/env", nil},
+	{"internal/env", []string{"drivers"}}, // for its search for a near name
 	{"internal/archtest", nil},
 	{"internal/pins", nil},
 }

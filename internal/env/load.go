@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/joho/godotenv"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
 // Secret is a value that never shows itself: printed, logged or encoded as
@@ -333,7 +335,7 @@ func (r *Result) remark(values map[string]string) {
 		if !strings.HasPrefix(name, "DRONE_") && !strings.HasPrefix(name, "DLITE_") {
 			continue
 		}
-		if near := nearest(name, known); near != "" {
+		if near := drivers.Nearest(name, slices.Sorted(maps.Keys(known))); near != "" {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("%s is set and unknown; did you mean %s?", name, near))
 		}
 	}
@@ -347,40 +349,4 @@ func removed(name string) (Removed, bool) {
 		}
 	}
 	return Removed{}, false
-}
-
-// nearest finds the known name a misspelt one most likely stands for.
-func nearest(name string, known map[string]Variable) string {
-	best, bestAt := "", 3 // two slips at most
-	for _, k := range slices.Sorted(maps.Keys(known)) {
-		if d := distance(name, k, bestAt); d < bestAt {
-			best, bestAt = k, d
-		}
-	}
-	return best
-}
-
-// distance is the number of letters to insert, delete or replace, or limit if
-// it is not below that.
-func distance(a, b string, limit int) int {
-	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return min(row[len(b)], limit)
 }

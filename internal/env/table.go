@@ -106,7 +106,7 @@ var commandGroup = group{
 		{Name: "RUNNER_KERNEL_SHA256", Flag: "--kernel-sha256", Meaning: "its SHA-256"},
 		{Name: "RUNNER_BUSYBOX_URL", Flag: "--busybox-url", Meaning: "URL or file of the busybox-static package, instead of apt"},
 		{Name: "RUNNER_BUSYBOX_SHA256", Flag: "--busybox-sha256", Meaning: "its SHA-256"},
-		{Name: "RUNNER_TESTER_URL", Flag: "--url", Default: "http://127.0.0.1:3000", Meaning: "the runner that `tester` asks"},
+		{Name: "RUNNER_API_URL", Flag: "--url", Default: "http://127.0.0.1:3000", Meaning: "the runner that `tester` asks, and the other commands when there is no admin socket"},
 		{Name: "RUNNER_TESTER_POOL", Flag: "--pool", Meaning: "the pool that `tester` asks for"},
 		{Name: "RUNNER_TESTER_SCALE", Flag: "--scale", Type: Int, Default: "1", Meaning: "clients of `tester` at a time"},
 		{Name: "RUNNER_TESTER_LOOP", Flag: "--loop", Type: Int, Default: "1", Meaning: "cycles of each client"},

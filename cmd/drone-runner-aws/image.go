@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+)
+
+func (p *program) imageCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "image",
+		Usage: "make, list, check and remove images of local machines",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "build",
+				Usage:     "make an image; nothing is downloaded twice, no root is needed",
+				ArgsUsage: "tiny",
+				Description: `Makes the image local machines boot from: Debian's cloud kernel, busybox and the
+agent. The two packages come from apt, or from any mirror or file with their
+checksum. An image that is there already, with the same agent, stays as it is.
+
+   drone-runner-aws image build tiny
+   drone-runner-aws image build tiny --agent bin/runner-agent --data-dir .run
+   drone-runner-aws image build tiny \
+     --kernel-url file:///mnt/linux-image-6.1.0-44-cloud-amd64_6.1.164-1_amd64.deb --kernel-sha256 9f86… \
+     --busybox-url file:///mnt/busybox-static_1.35.0-4_amd64.deb --busybox-sha256 60303…`,
+				Flags: []cli.Flag{
+					dataDirFlag(),
+					&cli.StringFlag{Name: "agent", Usage: "the agent's `FILE`, a static Linux program (default: beside this program, else on the PATH)", EnvVars: []string{"RUNNER_AGENT_BINARY"}, TakesFile: true},
+					&cli.BoolFlag{Name: "update", Usage: "fetch the packages again and make the image anew", EnvVars: []string{"RUNNER_IMAGE_UPDATE"}},
+					&cli.StringFlag{Name: "kernel-url", Usage: "`URL` or file of the kernel's package, instead of apt", EnvVars: []string{"RUNNER_KERNEL_URL"}},
+					&cli.StringFlag{Name: "kernel-sha256", Usage: "its `SUM`", EnvVars: []string{"RUNNER_KERNEL_SHA256"}},
+					&cli.StringFlag{Name: "busybox-url", Usage: "`URL` or file of the package busybox-static, instead of apt", EnvVars: []string{"RUNNER_BUSYBOX_URL"}},
+					&cli.StringFlag{Name: "busybox-sha256", Usage: "its `SUM`", EnvVars: []string{"RUNNER_BUSYBOX_SHA256"}},
+				},
+				Action: p.imageBuild,
+			},
+			{
+				Name:  "ls",
+				Usage: "list the images",
+				Flags: []cli.Flag{dataDirFlag(), jsonFlag()},
+				Action: func(c *cli.Context) error {
+					dir, err := imagesDir(c)
+					if err != nil {
+						return err
+					}
+					images, err := image.List(dir)
+					if c.Bool("json") {
+						return errors.Join(err, p.json(orEmpty(images)))
+					}
+					if len(images) == 0 && err == nil {
+						fmt.Fprintf(p.stderr, "No images in %s. Make one: drone-runner-aws image build tiny\n", dir)
+					}
+					return errors.Join(err, printImages(p.stdout, images))
+				},
+			},
+			{
+				Name:      "verify",
+				Usage:     "compare an image's files with its checksums",
+				ArgsUsage: "NAME",
+				Flags:     []cli.Flag{dataDirFlag()},
+				Action: func(c *cli.Context) error {
+					dir, name, err := imageArg(c)
+					if err != nil {
+						return err
+					}
+					if err := image.Verify(dir, name); err != nil {
+						return err
+					}
+					fmt.Fprintln(p.stdout, "image", name, "is as it was made")
+					return nil
+				},
+			},
+			{
+				Name:      "rm",
+				Usage:     "remove an image; machines that run from it are not touched",
+				ArgsUsage: "NAME",
+				Flags:     []cli.Flag{dataDirFlag()},
+				Action: func(c *cli.Context) error {
+					dir, name, err := imageArg(c)
+					if err != nil {
+						return err
+					}
+					if _, err := image.Inspect(dir, name); errors.Is(err, image.ErrNotExist) {
+						return err
+					}
+					return image.Remove(dir, name)
+				},
+			},
+		},
+	}
+}
+
+func imagesDir(c *cli.Context) (string, error) {
+	dir, err := dataDir(c.String("data-dir"), "")
+	if err != nil {
+		return "", err
+	}
+	return qemu.ImagesDir(dir), nil
+}
+
+func imageArg(c *cli.Context) (dir, name string, err error) {
+	if c.NArg() != 1 {
+		return "", "", usagef(c, "give the name of one image")
+	}
+	dir, err = imagesDir(c)
+	return dir, c.Args().First(), err
+}
+
+func (p *program) imageBuild(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return usagef(c, "give the name of one image")
+	}
+	name := image.Tiny
+	if c.NArg() == 1 {
+		name = c.Args().First()
+	}
+	dir, err := imagesDir(c)
+	if err != nil {
+		return err
+	}
+	agent, err := findAgent(c.String("agent"))
+	if err != nil {
+		return err
+	}
+	if have, err := image.Inspect(dir, name); err == nil && !c.Bool("update") && !c.IsSet("kernel-url") && !c.IsSet("busybox-url") {
+		if sum, err := sha256File(agent); err == nil && sum == have.Agent.SHA256 && image.Verify(dir, name) == nil {
+			fmt.Fprintf(p.stdout, "image %s is there and has this agent: %s\n", name, have.Dir)
+			return nil
+		}
+	}
+	o := image.Options{
+		Name: name, Dir: dir, AgentPath: agent, Update: c.Bool("update"),
+		Kernel:   image.Source{URL: c.String("kernel-url"), SHA256: c.String("kernel-sha256")},
+		Busybox:  image.Source{URL: c.String("busybox-url"), SHA256: c.String("busybox-sha256")},
+		Progress: p.progress(),
+	}
+	start := time.Now()
+	img, err := image.Build(c.Context, o)
+	if err != nil {
+		return cancelled(c.Context, err)
+	}
+	fmt.Fprintf(p.stdout, "image %s is ready after %s: kernel %s, %d MiB of memory at least, in %s\n",
+		img.Name, time.Since(start).Round(100*time.Millisecond), img.KernelRelease, img.MinMemoryMB, img.Dir)
+	return nil
+}
+
+// cancelled keeps an interrupt from looking like a failure of what it
+// interrupted.
+func cancelled(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// findAgent finds the program that goes into the image.
+func findAgent(given string) (string, error) {
+	if given != "" {
+		if _, err := os.Stat(given); err != nil {
+			return "", fmt.Errorf("agent: %w", err)
+		}
+		return given, nil
+	}
+	names := []string{"runner-agent-linux-" + runtime.GOARCH, "runner-agent"}
+	if self, err := os.Executable(); err == nil {
+		for _, n := range names {
+			beside := filepath.Join(filepath.Dir(self), n)
+			if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
+				return beside, nil
+			}
+		}
+	}
+	for _, n := range names {
+		if found, err := exec.LookPath(n); err == nil {
+			return found, nil
+		}
+	}
+	return "", fmt.Errorf("runner-agent is neither beside this program nor on the PATH; build it (CGO_ENABLED=0 GOOS=linux go build -o bin/runner-agent ./cmd/runner-agent) or name it with --agent")
+}
+
+func sha256File(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// progress prints each step on a line of its own; on a terminal the bytes of a
+// download are counted on that line.
+func (p *program) progress() func(step string, done, total int64) {
+	var last string
+	var shown int64 = -1
+	tty := isTerminal(p.stderr)
+	return func(step string, done, total int64) {
+		percent := int64(-1)
+		if total > 0 {
+			percent = done * 100 / total
+		}
+		switch {
+		case step != last:
+			if tty && last != "" {
+				fmt.Fprintln(p.stderr)
+			}
+			fmt.Fprint(p.stderr, step)
+			if !tty {
+				fmt.Fprintln(p.stderr)
+			}
+		case !tty || percent == shown:
+			return
+		}
+		if tty && percent >= 0 {
+			fmt.Fprintf(p.stderr, "\r%s  %3d %% of %.1f MB", step, percent, float64(total)/1e6)
+		}
+		last, shown = step, percent
+	}
+}
+
+func printImages(w io.Writer, images []*image.Image) error {
+	if len(images) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tARCH\tKERNEL\tAGENT\tMEMORY\tFOLDER")
+	for _, i := range images {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%s\n", i.Name, i.Arch, i.KernelRelease, short(i.Agent.Version), i.MinMemoryMB, i.Dir)
+	}
+	return t.Flush()
+}

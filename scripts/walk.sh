@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The README's walk, taken from the README so that the two cannot differ.
+# "walk.sh print [SECONDS]" shows the commands, "walk.sh run" runs them.
+. "$(dirname "$0")/lib.sh"
+set -euo pipefail
+
+# commands prints the commands, one a line, a blank line between blocks.
+commands() {
+	awk '
+		/^<!-- walk -->/        { on = 1 }
+		/^<!-- end of walk -->/ { on = 0 }
+		on && /^```/            { code = !code; if (!code) print ""; next }
+		on && code              { print }
+	' README.md
+}
+
+case "${1:-print}" in
+	print)
+		say
+		say "Ready${2:+ after $2 s}: the machines are warm. Now, in another terminal in this folder:"
+		say
+		commands | sed 's/^./    &/'
+		;;
+	run)
+		while IFS= read -r line; do
+			[ -n "$line" ] || { say; continue; }
+			printf '$ %s\n' "$line"
+			eval "$line" </dev/null
+			say
+		done < <(commands)
+		;;
+	*) die "walk.sh print, or walk.sh run" ;;
+esac
