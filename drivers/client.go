@@ -11,11 +11,21 @@ import (
 	"time"
 )
 
+// Ephemeral is implemented by drivers for whose type Registration.Dies is not
+// the whole truth: one pool's machines end with the runner's process, another's
+// do not.
+type Ephemeral interface {
+	// Dies says whether this pool's machines end with the runner's process.
+	Dies() bool
+}
+
 // ClientOptions names the driver a client speaks for and who listens.
 type ClientOptions struct {
 	// Pool and Type stand in errors and logs.
 	Pool string
 	Type string
+	// Dies is the type's Registration.Dies.
+	Dies bool
 	// Log gets one debug record per call. Nil: none.
 	Log Logger
 	// Observe is told of every call's duration and of its error's kind (see
@@ -96,6 +106,15 @@ func (c *Client) CanKeepDisks() bool { return c.disks != nil }
 
 // CanReadConsole says whether Console is supported.
 func (c *Client) CanReadConsole() bool { return c.console != nil }
+
+// Dies says whether the pool's machines end with the runner's process: by the
+// driver's word if it is Ephemeral, else by its type's.
+func (c *Client) Dies() bool {
+	if e, ok := c.d.(Ephemeral); ok {
+		return e.Dies()
+	}
+	return c.o.Dies
+}
 
 // Ping is the driver's.
 func (c *Client) Ping(ctx context.Context) error {

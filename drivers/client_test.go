@@ -126,6 +126,36 @@ func TestClientWithAbilities(t *testing.T) {
 	}
 }
 
+// mortal knows better than its type.
+type mortal struct {
+	bare
+	dies bool
+}
+
+func (m *mortal) Dies() bool { return m.dies }
+
+func TestClientTellsWhetherMachinesDieWithTheRunner(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		d      drivers.Driver
+		byType bool
+		want   bool
+	}{
+		{"the type says yes", &bare{}, true, true},
+		{"the type says no", &bare{}, false, false},
+		{"this pool's do not", &mortal{dies: false}, true, false},
+		{"this pool's do", &mortal{dies: true}, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			if got := drivers.NewClient(tc.d, drivers.ClientOptions{Dies: tc.byType}).Dies(); got != tc.want {
+				t.Errorf("dies %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestClientDestroyAnswersForEveryRef(t *testing.T) {
 	t.Parallel()
 	refs := []drivers.Ref{{Name: "a"}, {Name: "b"}, {Name: "c"}}
