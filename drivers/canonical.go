@@ -91,12 +91,12 @@ func canonical(v reflect.Value) (any, error) {
 // absent says whether a value need not be written to be read back the same.
 func absent(v reflect.Value, f *Field) bool {
 	switch v.Kind() {
-	case reflect.Pointer:
+	case reflect.Pointer, reflect.Slice, reflect.Map:
 		return v.IsNil()
-	case reflect.Slice, reflect.Map:
-		return v.Len() == 0
 	case reflect.Struct:
-		return false
+		if f.Kind == KindObject {
+			return false
+		}
 	}
 	return v.IsZero() && slices.Contains([]string{"", "0", "0s", "false"}, f.Default)
 }

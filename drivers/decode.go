@@ -257,7 +257,17 @@ func (d *decoder) list(n *yaml.Node, path string, f *Field, v reflect.Value) {
 		}
 		out = reflect.Append(out, one)
 	}
-	v.Set(out)
+	replace(v, out)
+}
+
+// replace sets a list or map. An empty one is kept apart from none only where
+// there is a default that it takes away.
+func replace(v, by reflect.Value) {
+	if by.Len() == 0 && v.Len() == 0 {
+		v.SetZero()
+		return
+	}
+	v.Set(by)
 }
 
 // mapping reads a mapping whose keys are the user's own.
@@ -273,7 +283,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, f *Field, v reflect.Value) 
 		d.value(e.value, join(path, label(e.name)), &elem, one)
 		out.SetMapIndex(reflect.ValueOf(e.name).Convert(v.Type().Key()), one)
 	}
-	v.Set(out)
+	replace(v, out)
 }
 
 // entry is one key of a mapping and its value, in the file's order.

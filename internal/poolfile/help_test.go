@@ -103,8 +103,10 @@ func registrations() []drivers.Registration {
 				return out
 			},
 		},
-		{Name: "noop", NewConfig: func() any { return new(struct {
-			Hibernate bool `spec:"hibernate" default:"false" doc:"Whether it sleeps."`
-		}) }},
+		{Name: "noop", NewConfig: func() any {
+			return new(struct {
+				Hibernate bool `spec:"hibernate" default:"false" doc:"Whether it sleeps."`
+			})
+		}},
 	}
 }
