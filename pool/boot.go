@@ -235,21 +235,8 @@ func (m *Manager) broken(ctx context.Context, rt *runtime, inst Instance, phase 
 	if cerr != nil {
 		return nil, cerr
 	}
-	rt.kickAfter(m, pause)
+	rt.kick()
 	return &next, nil
-}
-
-// kickAfter wakes the planner when the pool's pause is over.
-func (rt *runtime) kickAfter(m *Manager, d time.Duration) {
-	m.spawn(func(ctx context.Context) {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-			rt.kick()
-		}
-	})
 }
 
 // suspend puts a leased gitspace to disk. It is tried until it works: the

@@ -28,11 +28,14 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) error {
 	rt.kick()
 	gap := time.NewTimer(0)
 	defer gap.Stop()
+	retry := time.NewTimer(plannerTick) // set to the end of a pool's pause
+	defer retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-retry.C:
 		case <-rt.wake:
 		}
 		select {
@@ -44,6 +47,9 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) error {
 			m.log.Error("pool not planned", "pool", rt.cfg.Name, "err", err)
 		}
 		gap.Reset(plannerGap)
+		if pause := rt.backoff.wait(m.now()); pause > 0 {
+			retry.Reset(pause)
+		}
 	}
 }
 

@@ -25,10 +25,36 @@ func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	if ended.Outcome == EndNow {
 		m.steps.forget(r.Lease)
 	}
+	if ended.Outcome == EndUnknown && r.Known != nil {
+		return m.destroyUnknown(ctx, r)
+	}
 	if ended.Instance == nil || ended.Instance.Kind != Gitspace {
 		return nil
 	}
 	return m.awaitInstance(ctx, ended.Instance.ID, m.t.DestroyWait, "destroy", func(i Instance) bool { return i.State == Gone })
+}
+
+// destroyUnknown answers a destroy whose lease the store has never seen but
+// whose caller names a machine: gone is done; one that is still there is not
+// destroyed on a caller's word alone.
+func (m *Manager) destroyUnknown(ctx context.Context, r DestroyRequest) error {
+	rt := m.pools[r.Known.Pool]
+	if rt == nil {
+		return fmt.Errorf("destroy %s: %w: its pool %q is neither configured nor remembered here", r.Lease, ErrForeign, r.Known.Pool)
+	}
+	l, err := m.list(ctx, m.scopes[rt.scope])
+	if err != nil {
+		return fmt.Errorf("destroy %s: %w", r.Lease, err)
+	}
+	for _, mach := range l.Instances {
+		if mach.Name == r.Known.Name || (mach.ID != "" && mach.ID == r.Known.ID) {
+			return fmt.Errorf("destroy %s: %w: machine %s exists, but this store has no lease for it; taking it over from instance_info alone", r.Lease, ErrNotYet, mach.Name)
+		}
+	}
+	if !l.Complete {
+		return fmt.Errorf("destroy %s: %w: the cloud could not be listed completely", r.Lease, ErrUnavailable)
+	}
+	return nil
 }
 
 // Suspend implements Service.
