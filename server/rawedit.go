@@ -122,10 +122,14 @@ func editEnvironment(members []member, exported map[string]string) ([]member, er
 		}
 		own = append(own, vars...)
 	}
+	named := make(map[string]bool, len(own))
+	for _, m := range own {
+		named[m.key] = true
+	}
 	var under []member
 	for _, k := range slices.Sorted(maps.Keys(exported)) {
 		name := string([]rune(k)) // as it reads once it is JSON: bytes that are no UTF-8 replaced
-		if !slices.ContainsFunc(own, func(m member) bool { return m.key == name }) {
+		if !named[name] {
 			under = append(under, member{key: k, raw: quote(k), value: quote(exported[k])})
 		}
 	}

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// keepAlive is how often a quiet connection is probed: answers may take hours,
+// and routers forget idle connections after minutes.
+const keepAlive = 15 * time.Second
+
+// AdminSocket is the name of the admin socket in the data directory.
+const AdminSocket = "admin.sock"
+
+// Listen opens the TCP listener with the keep-alive long answers need. An
+// address in use is an error that names it and the variable to change.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive}}
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listen on %s: another program uses this port; stop it or set DRONE_HTTP_BIND: %w", addr, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (DRONE_HTTP_BIND): %w", addr, err)
+	}
+	return l, nil
+}
+
+// ListenAdmin opens the admin socket in the data directory, mode 0600 from the
+// first moment. A socket left by a dead process is replaced; one that answers
+// belongs to a running runner and is refused. Closing removes the file.
+func ListenAdmin(ctx context.Context, dataDir string) (net.Listener, error) {
+	path := filepath.Join(dataDir, AdminSocket)
+	if err := checkStale(ctx, path); err != nil {
+		return nil, err
+	}
+	// The socket is made in a directory of our own and moved into place, so
+	// that nobody can connect before its mode is right.
+	dir, err := os.MkdirTemp(dataDir, ".admin")
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, "s")
+	lc := net.ListenConfig{}
+	l, err := lc.Listen(ctx, "unix", made)
+	if err != nil {
+		if len(made) > 100 {
+			return nil, fmt.Errorf("admin socket: the path of the data directory %s is too long for a socket (%d characters, about 85 are possible): %w", dataDir, len(dataDir), err)
+		}
+		return nil, fmt.Errorf("admin socket %s: %w", path, err)
+	}
+	ul, ok := l.(*net.UnixListener)
+	if ok {
+		ul.SetUnlinkOnClose(false)
+	}
+	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("admin socket %s: %w", path, err), l.Close())
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("admin socket %s: %w", path, err), l.Close())
+	}
+	return &adminListener{Listener: l, path: path, made: info}, nil
+}
+
+// checkStale is nil if nobody answers on the socket.
+func checkStale(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("admin socket: %s exists and is no socket; move it away", path)
+	}
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("admin socket: a runner already serves %s; stop it or use another data directory", path)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("admin socket %s: cannot tell whether a runner serves it: %w", path, err)
+}
+
+// adminListener removes its file when closed, unless another runner has put
+// its own in place.
+type adminListener struct {
+	net.Listener
+	path string
+	made fs.FileInfo
+	once sync.Once
+	err  error
+}
+
+// Close may be called more than once.
+func (l *adminListener) Close() error {
+	l.once.Do(func() {
+		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
+			_ = os.Remove(l.path) // a file that stays is replaced at the next start
+		}
+		l.err = l.Listener.Close()
+	})
+	return l.err
+}

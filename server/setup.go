@@ -1,0 +1,257 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/server/api"
+)
+
+// maxPools is how many pools one request may name.
+const maxPools = 100
+
+// defaultTenant is whose machines a request gets until pools know others.
+const defaultTenant = "default"
+
+// setup gives a machine to a stage.
+func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
+	req, err := decode[api.SetupRequest](w, r)
+	if err != nil {
+		return err
+	}
+	c := callOf(r.Context())
+	c.lease = req.ID
+	in, agent, err := s.setupRequest(req)
+	if err != nil {
+		return err
+	}
+	if req.SkipCloudVMCleanup {
+		s.log.InfoContext(r.Context(), "skip_cloud_vm_cleanup is accepted without effect", "lease", req.ID, "request", c.id)
+	}
+	e := s.service()
+	began := time.Now()
+	lines := s.startProgress(r.Context(), e, req, agent, in.Pools[0])
+	in.Progress = lines.step
+	if err = notBuiltIn(req); err == nil {
+		var res pool.SetupResult
+		if res, err = e.Setup(r.Context(), in); err == nil {
+			lines.done(nil)
+			s.metrics.setupDone(e, in, res, time.Since(began))
+			return replyJSON(w, http.StatusOK, setupResponse(res))
+		}
+	}
+	err = cutOff(r.Context(), err)
+	if !errors.Is(err, ErrStarting) {
+		err = &provisionError{err: err}
+	}
+	lines.done(err)
+	s.metrics.setupFailed(e, in, err, time.Since(began))
+	return err
+}
+
+// setupRequest checks a request and puts it in the engine's words.
+func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi.SetupRequest, error) {
+	var agent agentapi.SetupRequest
+	none := func(err error) (pool.SetupRequest, agentapi.SetupRequest, error) {
+		return pool.SetupRequest{}, agent, err
+	}
+	if err := mandatory("id", req.ID); err != nil {
+		return none(err)
+	}
+	if err := mandatory("pool_id", req.PoolID); err != nil {
+		return none(err)
+	}
+	// The agent's own types decide whether it could read the object.
+	if err := view(req.SetupRequest, &agent); err != nil {
+		return none(err)
+	}
+	body, err := s.c.Edits.Setup(req.SetupRequest)
+	if err != nil {
+		return none(undecodable(err))
+	}
+	disk, err := diskGiB(req.StorageConfig.BootDiskSize)
+	if err != nil {
+		return none(err)
+	}
+	pools, err := s.pools(req, agent.LogConfig.AccountID)
+	if err != nil {
+		return none(err)
+	}
+	for field, text := range map[string]string{
+		"zone": req.Zone, "resource_class": req.ResourceClass, "storage_config.identifier": req.StorageConfig.Identifier,
+		"setup_request.vm_image_config.image_name":    agent.VMImageConfig.ImageName,
+		"setup_request.vm_image_config.image_version": agent.VMImageConfig.ImageVersion,
+		"instance_info.id":                            req.InstanceInfo.ID,
+	} {
+		if err := checkID(field, text); err != nil {
+			return none(err)
+		}
+	}
+	in := pool.SetupRequest{
+		ID:    req.ID,
+		Kind:  pool.Build,
+		Pools: pools,
+		Want: pool.Want{
+			Tenant:        defaultTenant,
+			ResourceClass: req.ResourceClass,
+			Image:         agent.VMImageConfig.ImageName,
+			ImageVersion:  agent.VMImageConfig.ImageVersion,
+			Zone:          req.Zone,
+			DiskGiB:       disk,
+			Nested:        req.NestedVirtualization,
+			Life:          span(agent.Timeout, time.Second),
+		},
+		Reset:   req.IsMarkedForInfraReset,
+		Timeout: span(req.Timeout, time.Millisecond),
+		Known:   known(req.InstanceInfo),
+		Body:    body,
+		Digest:  digest(req.SetupRequest),
+	}
+	if len(req.GitspaceAgentConfig.Ports) > 0 {
+		in.Kind = pool.Gitspace
+		in.Want.Ports = req.GitspaceAgentConfig.Ports
+		in.Want.Storage = req.StorageConfig.Identifier
+		if name := req.GitspaceAgentConfig.GitspaceConfigIdentifier; name != "" {
+			in.Want.Labels = map[string]string{"name": name}
+		}
+	}
+	return in, agent, nil
+}
+
+// pools is the order of pools to try, renamed for the account, each once.
+func (s *Server) pools(req api.SetupRequest, account string) ([]string, error) {
+	fallbacks := req.FallbackPoolIDs
+	if len(fallbacks) == 0 {
+		fallbacks = s.c.FallbackPools
+	}
+	if len(fallbacks) >= maxPools {
+		return nil, badRequest("field 'fallback_pool_ids' in the request body names %d pools, at most %d are possible", len(fallbacks), maxPools-1)
+	}
+	var pools []string
+	for i, name := range append([]string{req.PoolID}, fallbacks...) {
+		if i > 0 {
+			if err := checkID("fallback_pool_ids", name); err != nil {
+				return nil, err
+			}
+		}
+		name = s.c.PoolMap.Rename(account, name)
+		if name != "" && !slices.Contains(pools, name) {
+			pools = append(pools, name)
+		}
+	}
+	return pools, nil
+}
+
+// notBuiltIn refuses, by name, what the engine cannot do yet. Whoever asked
+// for a disk or a script must not get a machine without.
+func notBuiltIn(req api.SetupRequest) error {
+	gitspace := req.GitspaceAgentConfig
+	for _, f := range []struct {
+		field string
+		asked bool
+	}{
+		{"is_marked_for_infra_reset", req.IsMarkedForInfraReset},
+		{"storage_config.identifier", req.StorageConfig.Identifier != ""},
+		{"gitspace_agent_config.vm_init_script", gitspace.VMInitScript != ""},
+		{"gitspace_agent_config.secret", gitspace.Secret != ""},
+		{"gitspace_agent_config.access_token", gitspace.AccessToken != ""},
+	} {
+		if f.asked {
+			return fmt.Errorf("%s: %w", f.field, pool.ErrNotYet)
+		}
+	}
+	return nil
+}
+
+// setupResponse is the answer to a setup. It holds the machine's keys, which
+// callers keep and send back; it must not be logged.
+func setupResponse(res pool.SetupResult) api.SetupResponse {
+	i := res.Instance
+	return api.SetupResponse{
+		IPAddress:             i.Address,
+		InstanceID:            i.ExternalID(),
+		GitspacesPortMappings: res.Ports,
+		InstanceInfo: api.InstanceInfo{
+			ID:                i.ExternalID(),
+			Name:              i.Name,
+			IPAddress:         i.Address,
+			Port:              int64(i.Port),
+			OS:                i.OS,
+			Arch:              i.Arch,
+			Provider:          i.Driver,
+			PoolName:          i.Pool,
+			Zone:              i.Zone,
+			StorageIdentifier: i.StorageID,
+			CAKey:             i.Identity.CAKey,
+			CACert:            i.Identity.CACert,
+			TLSKey:            i.Identity.Key,
+			TLSCert:           i.Identity.Cert,
+		},
+	}
+}
+
+// view decodes an object meant for the agent into the agent's types. Absent
+// and null are the empty object.
+func view(raw json.RawMessage, into any) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return undecodable(err)
+	}
+	return nil
+}
+
+// maxDiskGiB is more than any cloud offers, and far from overflowing anything.
+const maxDiskGiB = 1 << 20
+
+func diskGiB(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || n < 0 || n > maxDiskGiB {
+		return 0, badRequest("field 'storage_config.boot_disk_size' in the request body is %.40q, which is no number of GB", text)
+	}
+	return n, nil
+}
+
+// span is n units, 0 for less than nothing, and never overflows.
+func span(n int64, unit time.Duration) time.Duration {
+	if n <= 0 {
+		return 0
+	}
+	if n > math.MaxInt64/int64(unit) {
+		return math.MaxInt64
+	}
+	return time.Duration(n) * unit
+}
+
+// digest identifies a setup body: equal for bodies that differ only in the
+// order of keys and in spaces.
+func digest(raw json.RawMessage) string {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if len(raw) == 0 || d.Decode(&v) != nil || v == nil {
+		v = map[string]any{}
+	}
+	canonical, err := json.Marshal(v)
+	if err != nil {
+		canonical = raw // cannot be: it was just decoded
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
+}

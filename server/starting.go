@@ -1,0 +1,71 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// ErrStarting is what every call says until the engine is there.
+var ErrStarting = errors.New("the runner is starting")
+
+// Starting is the service of a runner that listens but has no engine yet:
+// every call fails with an ErrStarting that lists what is missing.
+func Starting(missing ...string) pool.Service {
+	if len(missing) == 0 {
+		missing = []string{"the engine"}
+	}
+	return starting(missing)
+}
+
+type starting []string
+
+type startingError []string
+
+func (e startingError) Error() string {
+	return ErrStarting.Error() + ": waiting for " + strings.Join(e, ", ")
+}
+
+func (startingError) Is(target error) bool { return target == ErrStarting }
+
+func (s starting) err() error { return startingError(s) }
+
+func (s starting) Setup(context.Context, pool.SetupRequest) (pool.SetupResult, error) {
+	return pool.SetupResult{}, s.err()
+}
+
+func (s starting) Step(context.Context, pool.StepRequest) (json.RawMessage, error) {
+	return nil, s.err()
+}
+func (s starting) Destroy(context.Context, pool.DestroyRequest) error    { return s.err() }
+func (s starting) Suspend(context.Context, pool.SuspendRequest) error    { return s.err() }
+func (s starting) Owns(context.Context, string, string) (bool, error)    { return false, s.err() }
+func (s starting) Pending(context.Context) []string                      { return s }
+func (s starting) PoolStatus(context.Context) ([]pool.PoolStatus, error) { return nil, s.err() }
+func (s starting) Lease(context.Context, string) (pool.Lease, error)     { return pool.Lease{}, s.err() }
+func (s starting) StepIDs(context.Context, string) ([]string, error)     { return nil, s.err() }
+func (s starting) Counters() pool.Counters                               { return pool.Counters{} }
+
+func (s starting) Instance(context.Context, string) (pool.Instance, error) {
+	return pool.Instance{}, s.err()
+}
+
+func (s starting) Instances(context.Context, pool.InstanceQuery) ([]pool.Instance, error) {
+	return nil, s.err()
+}
+
+func (s starting) Leases(context.Context, pool.LeaseQuery) ([]pool.Lease, error) {
+	return nil, s.err()
+}
+
+func (s starting) Events(context.Context, pool.EventQuery) ([]pool.Event, error) {
+	return nil, s.err()
+}
+
+func (s starting) StepOutput(context.Context, string, string, int64, bool, io.Writer) (int64, error) {
+	return 0, s.err()
+}

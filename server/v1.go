@@ -1,0 +1,168 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"runtime"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/server/api"
+)
+
+// question reads parameters and answers them.
+type question[Q, A any] struct {
+	read   func(*query) Q
+	answer func(context.Context, Q) (A, error)
+}
+
+// routeV1 is one route below /v1.
+type routeV1 struct {
+	// path is below /v1, in the form of http.ServeMux.
+	path  string
+	serve handler
+}
+
+// v1Routes lists them all; the OpenAPI file is compared with it.
+func (s *Server) v1Routes() []routeV1 {
+	return []routeV1{
+		{"/pools", ask(s, question[none, api.PoolList]{noParameters, s.v1Pools})},
+		{"/instances", ask(s, question[listed[pool.InstanceQuery], api.InstanceList]{instanceQuery, s.v1Instances})},
+		{"/instances/{id}", ask(s, question[string, api.Instance]{pathID, s.v1Instance})},
+		{"/leases", ask(s, question[listed[pool.LeaseQuery], api.LeaseList]{leaseQuery, s.v1Leases})},
+		{"/leases/{id}", ask(s, question[string, api.Lease]{pathID, s.v1Lease})},
+		{"/leases/{id}/steps", ask(s, question[string, api.StepList]{pathID, s.v1Steps})},
+		{"/leases/{id}/steps/{step}/log", s.v1Log},
+		{"/events", ask(s, question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})},
+		{"/version", ask(s, question[none, api.Version]{noParameters, s.v1Version})},
+	}
+}
+
+// routesV1 registers the routes of /v1, and what is none of them.
+func (s *Server) routesV1(mux *http.ServeMux) {
+	known := http.NewServeMux()
+	for _, route := range s.v1Routes() {
+		path := api.V1 + route.path
+		known.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			callOf(r.Context()).route = path
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				w.Header().Set("Allow", "GET, HEAD")
+				s.fail(w, r, &requestError{status: http.StatusMethodNotAllowed, text: "this API only reads: GET and HEAD"})
+				return
+			}
+			if err := route.serve(w, r); err != nil {
+				s.fail(w, r, cutOff(r.Context(), err))
+			}
+		})
+	}
+	known.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		callOf(r.Context()).route = api.V1
+		s.fail(w, r, &requestError{status: http.StatusNotFound, text: "there is no such resource; see docs/openapi.yaml"})
+	})
+	mux.Handle(api.V1, known)
+	mux.Handle(api.V1+"/", known)
+}
+
+// ask makes a handler that reads, answers and encodes.
+func ask[Q, A any](s *Server, q question[Q, A]) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		parameters := newQuery(r)
+		in := q.read(parameters)
+		if err := parameters.done(); err != nil {
+			return err
+		}
+		out, err := q.answer(r.Context(), in)
+		if err != nil {
+			return err
+		}
+		return replyJSON(w, http.StatusOK, out)
+	}
+}
+
+type none struct{}
+
+func noParameters(*query) none { return none{} }
+
+func pathID(q *query) string { return q.path("id") }
+
+// listed is a query and the limit its answer is cut to: one more is asked for,
+// to know whether there are more.
+type listed[Q any] struct {
+	query Q
+	limit int
+}
+
+func instanceQuery(q *query) listed[pool.InstanceQuery] {
+	limit := q.limit()
+	return listed[pool.InstanceQuery]{limit: limit, query: pool.InstanceQuery{
+		Pool: q.text("pool"), Lease: q.text("lease"), States: states(q, "state", pool.InstanceStates()),
+		Live: q.bool("live"), Limit: limit + 1,
+	}}
+}
+
+func leaseQuery(q *query) listed[pool.LeaseQuery] {
+	limit := q.limit()
+	return listed[pool.LeaseQuery]{limit: limit, query: pool.LeaseQuery{
+		Pool: q.text("pool"), States: states(q, "state", pool.LeaseStates()), Live: q.bool("live"), Limit: limit + 1,
+	}}
+}
+
+func eventQuery(q *query) listed[pool.EventQuery] {
+	limit := q.limit()
+	return listed[pool.EventQuery]{limit: limit, query: pool.EventQuery{
+		Pool: q.text("pool"), Instance: q.text("instance"), Lease: q.text("lease"), After: q.number("after"), Limit: limit + 1,
+	}}
+}
+
+func (s *Server) v1Pools(ctx context.Context, _ none) (api.PoolList, error) {
+	pools, err := s.service().PoolStatus(ctx)
+	return api.PoolList{Pools: convert(pools, apiPool)}, err
+}
+
+func (s *Server) v1Instances(ctx context.Context, q listed[pool.InstanceQuery]) (api.InstanceList, error) {
+	all, err := s.service().Instances(ctx, q.query)
+	all, more := cut(all, q.limit)
+	return api.InstanceList{Instances: convert(all, apiInstance), More: more}, err
+}
+
+func (s *Server) v1Instance(ctx context.Context, id string) (api.Instance, error) {
+	i, err := s.service().Instance(ctx, id)
+	return apiInstance(i), err
+}
+
+func (s *Server) v1Leases(ctx context.Context, q listed[pool.LeaseQuery]) (api.LeaseList, error) {
+	all, err := s.service().Leases(ctx, q.query)
+	all, more := cut(all, q.limit)
+	return api.LeaseList{Leases: convert(all, apiLease), More: more}, err
+}
+
+func (s *Server) v1Lease(ctx context.Context, id string) (api.Lease, error) {
+	l, err := s.service().Lease(ctx, id)
+	return apiLease(l), err
+}
+
+func (s *Server) v1Steps(ctx context.Context, lease string) (api.StepList, error) {
+	ids, err := s.service().StepIDs(ctx, lease)
+	return api.StepList{Steps: convert(ids, func(id string) api.Step { return api.Step{ID: id} })}, err
+}
+
+func (s *Server) v1Events(ctx context.Context, q listed[pool.EventQuery]) (api.EventList, error) {
+	all, err := s.service().Events(ctx, q.query)
+	all, more := cut(all, q.limit)
+	next := q.query.After
+	if len(all) > 0 {
+		next = all[len(all)-1].ID
+	}
+	return api.EventList{Events: convert(all, apiEvent), Next: next, More: more}, err
+}
+
+func (s *Server) v1Version(ctx context.Context, _ none) (api.Version, error) {
+	return api.Version{Version: s.c.Version, Go: runtime.Version(), Started: s.started, Pending: s.pending(ctx)}, nil
+}
+
+// cut shortens a list to what was asked for.
+func cut[T any](all []T, limit int) ([]T, bool) {
+	if len(all) <= limit {
+		return all, false
+	}
+	return all[:limit], true
+}
