@@ -13,9 +13,9 @@ type object = map[string]any
 
 // Schema is the JSON Schema (draft 2020-12) of pool files with the types of
 // regs, made from the same tables as the parser. Editors use it to complete
-// and to underline; unlike the parser it minds capitals.
+// and to underline; unlike the parser it minds capitals. No line end follows.
 func Schema(regs []drivers.Registration) []byte {
-	top := keys(drivers.Fields(file{}))
+	top := keys(Fields())
 	props := top["properties"].(object)
 	item := props["instances"].(object)["items"].(object)
 	item["required"] = []string{"name", "spec", "type"}
@@ -60,7 +60,7 @@ func Schema(regs []drivers.Registration) []byte {
 	if err != nil {
 		panic("poolfile: schema: " + err.Error()) // maps of texts and numbers only
 	}
-	return append(out, '\n')
+	return out
 }
 
 // keys is the schema of a mapping.

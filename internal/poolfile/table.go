@@ -111,3 +111,7 @@ func (t *types) choose() string {
 	}
 	return "use one of " + strings.Join(t.built, ", ")
 }
+
+// Fields describes the keys of a pool file; those of spec are the types' own,
+// see [drivers.Fields].
+func Fields() []drivers.Field { return drivers.Fields(file{}) }
