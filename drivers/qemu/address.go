@@ -22,27 +22,27 @@ import (
 const allocLockName = ".alloc.lock"
 
 // allocate gives a machine an address and, as root, a user id, and makes its
-// folder. The folders are the record: what is in one is taken, until it is
+// folder; no machine and no error mean that it exists by now. The folders are the record: what is in one is taken, until it is
 // removed. The lock keeps goroutines and processes from choosing the same.
-func (d *Driver) allocate(ctx context.Context, m meta, userData string) (*machine, func(), bool, error) {
+func (d *Driver) allocate(ctx context.Context, m meta, userData string) (*machine, func(), error) {
 	lock, err := lockFile(ctx, filepath.Join(d.machinesDir(), allocLockName), os.O_CREATE)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("choose an address: %w", err)
+		return nil, nil, fmt.Errorf("choose an address: %w", err)
 	}
 	defer lock.Close()
 	taken, uids, err := d.taken()
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("choose an address: %w", err)
+		return nil, nil, fmt.Errorf("choose an address: %w", err)
 	}
 	address, err := chooseAddress(d.addresses, m.Name, func(a netip.Addr) bool { return !taken[a] && canListen(ctx, a) })
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	m.Address = address.String()
 	if d.asRoot {
 		uid, err := chooseUID(d.uids, m.Name, uids)
 		if err != nil {
-			return nil, nil, false, err
+			return nil, nil, err
 		}
 		m.UID = &uid
 	}

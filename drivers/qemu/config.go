@@ -30,9 +30,9 @@ type Config struct {
 	Disk         Disk   `spec:"disk" doc:"The machine's own disk, gone with the machine; not built in yet."`
 	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
 	UserData     string `spec:"user_data" default:"" doc:"Script, beginning with #!, that is run once before a machine is warm; never with secrets."`
-	UserDataPath string `spec:"user_data_path" default:"" doc:"File with such a script, read at start."`
+	UserDataPath string `spec:"user_data_path" default:"" file:"true" doc:"File with such a script, read at start."`
 	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory."`
-	Accelerator  string `spec:"accelerator" default:"auto" doc:"auto takes KVM where a trial boot succeeds and emulation elsewhere, kvm and tcg take only that."`
+	Accelerator  string `spec:"accelerator" default:"auto" enum:"auto,kvm,tcg" doc:"auto takes KVM where a trial boot succeeds and emulation elsewhere, kvm and tcg take only that."`
 	AddressRange string `spec:"address_range" default:"127.77.0.0/16" doc:"Loopback network of which each machine gets one address; runners on one host need different ones."`
 	Binary       string `spec:"binary" default:"" doc:"QEMU's program, by default qemu-system-x86_64 or qemu-system-aarch64 from PATH; 7.2 or later."`
 	UIDRange     string `spec:"uid_range" default:"1900000000-1900065535" doc:"User ids of which each machine's QEMU gets its own when the runner is root."`
@@ -46,11 +46,19 @@ type Disk struct {
 // NewConfig returns a Config with its defaults; those that depend on image and
 // platform are filled in by Check.
 func NewConfig() *Config {
-	return &Config{
-		Image: image.Tiny, CPUs: 1, Accelerator: AccelAuto,
-		AddressRange: "127.77.0.0/16", UIDRange: "1900000000-1900065535",
-	}
+	c := &Config{}
+	drivers.SetDefaults(c)
+	return c
 }
+
+// Resolved says what the machines are like, for requests that ask for an image
+// or a size; see [drivers.Resolver].
+func (c *Config) Resolved() (imageName, machineType string, diskGiB int) {
+	return c.Image, machineTypeOf(c.CPUs, c.MemoryMB), c.Disk.Size
+}
+
+// machineTypeOf writes a size as requests do: "2x1024" is two CPUs and 1 GiB.
+func machineTypeOf(cpus, memoryMB int) string { return fmt.Sprintf("%dx%d", cpus, memoryMB) }
 
 // Registration tells cmd of this driver.
 var Registration = drivers.Registration{

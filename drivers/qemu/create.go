@@ -97,14 +97,10 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	if err := d.host.checkDisk(d.dir, need); err != nil {
 		return nil, nil, err
 	}
-	m, unlock, made, err := d.allocate(ctx, meta{
+	return d.allocate(ctx, meta{
 		Version: metaVersion, Name: spec.Name, Tags: spec.Tags, Recipe: recipeKey(t.key, d.userData), Template: t.key,
 		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(),
 	}, d.userData)
-	if err != nil || !made {
-		return nil, nil, err
-	}
-	return m, unlock, nil
 }
 
 // recipeKey tells machines apart that were not made alike.

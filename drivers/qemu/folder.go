@@ -169,51 +169,55 @@ func (s seat) hasState() bool {
 }
 
 // make writes a new machine's folder, as a whole or not at all, and returns it
-// with its op lock held. False means that somebody else has made it.
-func (d *Driver) make(ctx context.Context, m meta, userData string) (_ *machine, unlock func(), made bool, err error) {
+// with its op lock held. No machine and no error mean that somebody else has
+// made it.
+func (d *Driver) make(ctx context.Context, m meta, userData string) (*machine, func(), error) {
 	final, err := d.seatOf(m.Name)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	tmp, err := os.MkdirTemp(d.machinesDir(), newPrefix+m.Name+"-*")
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
-	unlock = func() {}
+	unlock, err := d.fill(ctx, seat{tmp}, m, userData)
+	if err == nil {
+		err = os.Rename(tmp, final.path)
+		if err == nil {
+			return &machine{seat: final, meta: m}, unlock, syncDir(d.machinesDir())
+		}
+		unlock()
+		if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+			err = nil
+		}
+	}
+	return nil, nil, errors.Join(full(d.dir, err), os.RemoveAll(tmp))
+}
+
+// fill writes what is known of a machine before it is started.
+func (d *Driver) fill(ctx context.Context, s seat, m meta, userData string) (unlock func(), err error) {
+	unlock, err = s.lockOp(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
-		if !made {
+		if err != nil {
 			unlock()
-			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	half := seat{tmp}
-	if unlock, err = half.lockOp(ctx); err != nil {
-		return nil, nil, false, err
-	}
 	raw, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
 	if userData != "" {
-		if err := writeSynced(half.file(userDataName), []byte(userData)); err != nil {
-			return nil, nil, false, err
+		if err := writeSynced(s.file(userDataName), []byte(userData)); err != nil {
+			return nil, err
 		}
 	}
-	if err := writeSynced(half.file(metaName), append(raw, '\n')); err != nil {
-		return nil, nil, false, err
+	if err := writeSynced(s.file(metaName), append(raw, '\n')); err != nil {
+		return nil, err
 	}
-	if err := syncDir(tmp); err != nil {
-		return nil, nil, false, err
-	}
-	err = os.Rename(tmp, final.path)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
-		return nil, nil, false, nil
-	}
-	if err != nil {
-		return nil, nil, false, err
-	}
-	made = true
-	return &machine{seat: final, meta: m}, unlock, true, syncDir(d.machinesDir())
+	return unlock, syncDir(s.path)
 }
 
 // Folders with these beginnings are being made or removed. A crash leaves them

@@ -167,9 +167,12 @@ func (d *Driver) confirm(ctx context.Context, m *machine, known checked) checked
 	}
 	switch said {
 	case "running":
-		known.status = drivers.StatusRunning
+		// A half-made machine stays pending: nobody has noted that it runs.
+		if known.status == drivers.StatusPaused {
+			known.status = drivers.StatusRunning
+		}
 	case "paused", "prelaunch", "inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "suspended":
-		// Not running, whatever was meant to be; a half-made one stays pending.
+		// Not running, whatever it was meant to be.
 		if known.status == drivers.StatusRunning {
 			known.status = drivers.StatusPaused
 		}

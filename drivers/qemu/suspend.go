@@ -118,6 +118,9 @@ func (d *Driver) saveState(ctx context.Context, m *machine, was status) (err err
 // full adds ErrCapacity and a number to an error for which a full disk is the
 // likely cause: QEMU says only that a write failed.
 func full(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	free, ferr := diskFree(path)
 	if errors.Is(err, unix.ENOSPC) || ferr == nil && free < diskReserve {
 		return &drivers.CapacityError{Err: fmt.Errorf("%s has %d MiB free: %w", path, free/mib, err)}

@@ -1,0 +1,33 @@
+//go:build linux
+
+package qemu
+
+import "context"
+
+// SetHook lets a test see, or end the process at, the phases of Create.
+func (d *Driver) SetHook(f func(phase string)) { d.hook = f }
+
+// SetHost replaces what the driver believes of memory and disk, in bytes.
+func (d *Driver) SetHost(total, available, disk int64) {
+	d.host = host{
+		memory: func() (int64, int64, error) { return total, available, nil },
+		disk:   func(string) (int64, error) { return disk, nil },
+	}
+}
+
+// Phases of Create, in order, and of Suspend and Resume.
+var (
+	CreatePhases = []string{phaseFolder, phaseStarted, phaseLoaded, phaseRuns}
+	SavePhases   = []string{phaseSaved, phaseRestart}
+)
+
+// Allocate makes the folder of a machine and nothing more, and returns its
+// address.
+func (d *Driver) Allocate(ctx context.Context, name string) (string, error) {
+	m, unlock, err := d.allocate(ctx, meta{Version: metaVersion, Name: name}, "")
+	if err != nil || m == nil {
+		return "", err
+	}
+	unlock()
+	return m.Address, nil
+}
