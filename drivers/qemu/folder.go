@@ -122,7 +122,7 @@ func parseMeta(raw []byte) (meta, error) {
 	return m, nil
 }
 
-// lockOp waits for the right to change a machine. unlock is never nil.
+// lockOp waits for the right to change a machine.
 func (s seat) lockOp(ctx context.Context) (unlock func(), err error) {
 	return s.lockNamed(ctx, opLockName)
 }
@@ -181,43 +181,53 @@ func (d *Driver) make(ctx context.Context, m meta, userData string) (*machine, f
 		return nil, nil, err
 	}
 	unlock, err := d.fill(ctx, seat{tmp}, m, userData)
-	if err == nil {
-		err = os.Rename(tmp, final.path)
-		if err == nil {
-			return &machine{seat: final, meta: m}, unlock, syncDir(d.machinesDir())
-		}
-		unlock()
-		if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
-			err = nil
-		}
+	if err != nil {
+		return nil, nil, errors.Join(full(d.dir, err), os.RemoveAll(tmp))
 	}
-	return nil, nil, errors.Join(full(d.dir, err), os.RemoveAll(tmp))
+	err = os.Rename(tmp, final.path)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+		unlock()
+		return nil, nil, os.RemoveAll(tmp)
+	}
+	if err == nil {
+		err = syncDir(d.machinesDir())
+	}
+	if err != nil {
+		unlock()
+		return nil, nil, errors.Join(full(d.dir, err), os.RemoveAll(tmp), d.remove(final))
+	}
+	return &machine{seat: final, meta: m}, unlock, nil
 }
 
-// fill writes what is known of a machine before it is started.
-func (d *Driver) fill(ctx context.Context, s seat, m meta, userData string) (unlock func(), err error) {
-	unlock, err = s.lockOp(ctx)
+// fill writes what is known of a machine before it is started, and returns with
+// its lock held.
+func (d *Driver) fill(ctx context.Context, s seat, m meta, userData string) (func(), error) {
+	unlock, err := s.lockOp(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			unlock()
-		}
-	}()
+	if err := writeRecord(s, m, userData); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// writeRecord writes meta and script so that they survive a power cut.
+func writeRecord(s seat, m meta, userData string) error {
 	raw, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if userData != "" {
 		if err := writeSynced(s.file(userDataName), []byte(userData)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := writeSynced(s.file(metaName), append(raw, '\n')); err != nil {
-		return nil, err
+		return err
 	}
-	return unlock, syncDir(s.path)
+	return syncDir(s.path)
 }
 
 // Folders with these beginnings are being made or removed. A crash leaves them

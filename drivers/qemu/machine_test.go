@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -363,7 +364,7 @@ func TestDestroyLeavesNothing(t *testing.T) {
 }
 
 func TestDestroyEndsAStoppedQEMU(t *testing.T) {
-	d, _ := fresh(t)
+	d, dir := fresh(t)
 	g := machine(t, d, "one")
 	pid := processes(t, "one")[0]
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil { // hangs, answers nothing
@@ -372,12 +373,28 @@ func TestDestroyEndsAStoppedQEMU(t *testing.T) {
 	if got := find(t, d, "one").Status; got != drivers.StatusRunning {
 		t.Errorf("a QEMU that hangs is listed as %s", got)
 	}
-	// The file that says who it is lies: a process that is not ours to kill.
+	// The file that says which process it is names another by now.
+	bystander := exec.Command("sleep", "600")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := bystander.Process.Kill(); err != nil {
+			t.Errorf("the bystander was killed: %v", err)
+		}
+		_ = bystander.Wait() // it was killed just now
+	}()
+	if err := os.WriteFile(filepath.Join(dir, "machines", "one", "pid"), []byte(strconv.Itoa(bystander.Process.Pid)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if errs := d.Destroy(bounded(t), []drivers.Ref{g.ref}, drivers.DestroyOptions{}); errs[0] != nil {
 		t.Fatal(errs[0])
 	}
 	if pids := processes(t, "one"); len(pids) != 0 {
 		t.Errorf("processes left: %v", pids)
+	}
+	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the bystander: %v", err)
 	}
 }
 

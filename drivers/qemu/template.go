@@ -251,15 +251,14 @@ func (d *Driver) boot(ctx context.Context, r recipe, patience time.Duration) (_ 
 		return nil, err
 	}
 	b := &booted{seat: seat{dir}, d: d, guest: filepath.Base(dir)}
-	b.unlock, err = b.lockOp(ctx)
+	if b.unlock, err = b.lockOp(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(b.withWords(err), b.end(ctx))
 		}
 	}()
-	if err != nil {
-		return nil, err
-	}
 	for from, to := range map[string]string{r.img.Kernel(): image.KernelFile, r.img.Initramfs(): image.InitramfsFile} {
 		if err := linkOrCopy(from, b.file(to)); err != nil {
 			return nil, err
