@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
@@ -38,6 +39,7 @@ type Agent struct {
 	stopping  bool
 
 	steps sync.WaitGroup
+	polls atomic.Int32 // that wait
 }
 
 // stage is what one setup has begun and one destroy ends.
@@ -238,6 +240,8 @@ func (a *Agent) Poll(ctx context.Context, id string) (*agentapi.PollStepResponse
 	if st == nil {
 		return nil, errNotStarted
 	}
+	a.polls.Add(1)
+	defer a.polls.Add(-1)
 	return st.wait(ctx)
 }
 

@@ -33,7 +33,10 @@ func reexec(req guestlink.Request, p *port, args []string) error {
 		return errors.Join(fmt.Errorf("hand identity port over: %w", err), unix.Close(mem))
 	}
 	env := append(os.Environ(), fmt.Sprintf("%s=%d,%d", handoverVariable, mem, p.fd))
-	err = unix.Exec("/proc/self/exe", args, env)
+	program, err := os.Executable()
+	if err == nil {
+		err = unix.Exec(program, args, env)
+	}
 	return errors.Join(fmt.Errorf("start anew: %w", err), keepOverExec(p.fd, false), unix.Close(mem))
 }
 
