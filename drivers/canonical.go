@@ -48,7 +48,9 @@ func canonical(v reflect.Value) (any, error) {
 	switch v.Kind() {
 	case reflect.Struct:
 		out := map[string]any{}
-		for _, r := range rows(v.Type()) {
+		rows := tableOf(v.Type()).rows
+		for i := range rows {
+			r := &rows[i]
 			f := v.FieldByIndex(r.index)
 			if r.Later != "" || r.Ignored != "" || r.Kind == KindAny || absent(f, &r.Field) {
 				continue

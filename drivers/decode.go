@@ -22,6 +22,8 @@ type Finding struct {
 	// warning that a strict check counts as an error.
 	Warning bool
 	Strict  bool
+	// Unknown is the key of a finding that is about an unknown key.
+	Unknown string
 }
 
 // Position is a place in a file, both numbers counted from 1.
@@ -133,15 +135,16 @@ func (d *decoder) object(n *yaml.Node, path string, v reflect.Value) {
 		d.wrong(n, path, "a mapping", "write its keys indented below, one \"key: value\" a line")
 		return
 	}
-	table := rows(v.Type())
-	given := make(map[int]entry, len(table))
+	table := tableOf(v.Type())
+	given := make(map[int]entry, len(table.rows))
 	for _, e := range d.entries(n, path, true) {
-		i, old := find(table, e.name)
-		if i < 0 {
+		s, known := table.keys[e.name]
+		if !known {
 			d.unknown(e, path, table)
 			continue
 		}
-		r := &table[i]
+		i := s.row
+		r := &table.rows[i]
 		full := join(path, r.Name)
 		if first, twice := given[i]; twice {
 			if !e.merged {
@@ -151,13 +154,13 @@ func (d *decoder) object(n *yaml.Node, path string, v reflect.Value) {
 			continue
 		}
 		given[i] = e
-		if old {
+		if s.old {
 			d.warnf(e.key, full, false, "%q is taken as %q; write it so", e.key.Value, r.Name)
 		}
 		d.known(e, full, r, v)
 	}
-	for i := range table {
-		r := &table[i]
+	for i := range table.rows {
+		r := &table.rows[i]
 		if e, ok := given[i]; r.Required && (!ok || isNull(target(e.value))) {
 			at := n
 			if ok {
@@ -187,40 +190,14 @@ func (d *decoder) known(e entry, path string, r *row, v reflect.Value) {
 }
 
 // unknown warns of a key that is in no table.
-func (d *decoder) unknown(e entry, path string, table []row) {
-	var names []string
-	for i := range table {
-		names = append(names, table[i].names()...)
-	}
+func (d *decoder) unknown(e entry, path string, table *table) {
 	full := join(path, label(e.key.Value))
-	if near := Nearest(e.name, names); near != "" {
+	if near := Nearest(e.name, table.names); near != "" {
 		d.warnf(e.key, full, true, "unknown key; did you mean %q?", near)
-		return
+	} else {
+		d.warnf(e.key, full, true, "unknown key, it has no effect; remove it")
 	}
-	d.warnf(e.key, full, true, "unknown key, it has no effect; remove it")
-}
-
-// find returns the index of the row that key (in lower case) means, and
-// whether it was found by an old name.
-func find(table []row, key string) (i int, old bool) {
-	for i := range table {
-		if strings.EqualFold(table[i].Name, key) {
-			return i, false
-		}
-	}
-	for i := range table {
-		for _, a := range table[i].Aliases {
-			if strings.EqualFold(a, key) {
-				return i, false
-			}
-		}
-		for _, a := range table[i].OldNames {
-			if strings.EqualFold(a, key) {
-				return i, true
-			}
-		}
-	}
-	return -1, false
+	d.found[len(d.found)-1].Unknown = e.key.Value
 }
 
 // list reads a sequence, or a single entry where that is allowed.

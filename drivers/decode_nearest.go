@@ -18,6 +18,9 @@ func Nearest(word string, candidates []string) string {
 	best, bestSlips := "", allowed+1
 	for _, c := range candidates {
 		s := squeeze(c)
+		if d := len(s) - len(w); d > allowed || -d > allowed {
+			continue // a slip changes at most one letter's length
+		}
 		slips := distance(w, s)
 		// Words of one or two letters are all within one slip of each other.
 		if slips < bestSlips && slips < len(s) && (slips == 0 || len(s) > 2) {
@@ -27,9 +30,10 @@ func Nearest(word string, candidates []string) string {
 	return best
 }
 
-func squeeze(s string) string {
-	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s))
-}
+// separators are what squeeze drops.
+var separators = strings.NewReplacer("_", "", "-", "")
+
+func squeeze(s string) string { return separators.Replace(strings.ToLower(s)) }
 
 // distance counts the slips (a letter added, lost, changed, or two swapped)
 // between two words.

@@ -370,6 +370,10 @@ func TestBrokenTablesAreFaultsOfTheProgram(t *testing.T) {
 		{"a type that cannot be a key", &struct {
 			A chan int `spec:"a"`
 		}{}},
+		{"two keys of one name", &struct {
+			A int `spec:"a"`
+			B int `spec:"b" alias:"A"`
+		}{}},
 		{"a map without names", &struct {
 			A map[int]string `spec:"a"`
 		}{}},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -82,20 +83,20 @@ func Fields(cfg any) []Field {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	return described(rows(t))
+	return described(tableOf(t))
 }
 
-func described(table []row) []Field {
-	fields := make([]Field, 0, len(table))
-	for i := range table {
-		f := table[i].Field
+func described(table *table) []Field {
+	fields := make([]Field, 0, len(table.rows))
+	for i := range table.rows {
+		f := table.rows[i].Field
 		if f.Ignored == "" {
-			t := table[i].typ
+			t := table.rows[i].typ
 			for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 				t = t.Elem()
 			}
 			if kindOf(t) == KindObject {
-				f.Fields = described(rows(t))
+				f.Fields = described(tableOf(t))
 			}
 		}
 		fields = append(fields, f)
@@ -108,7 +109,9 @@ func described(table []row) []Field {
 func SetDefaults(cfg any) { setDefaults(reflect.ValueOf(cfg).Elem()) }
 
 func setDefaults(v reflect.Value) {
-	for _, r := range rows(v.Type()) {
+	rows := tableOf(v.Type()).rows
+	for i := range rows {
+		r := &rows[i]
 		f := v.FieldByIndex(r.index)
 		if r.Kind == KindObject && f.Kind() == reflect.Struct {
 			setDefaults(f)
@@ -134,7 +137,9 @@ func setDefaults(v reflect.Value) {
 func EachFile(cfg any, fn func(path string) string) { eachFile(reflect.ValueOf(cfg).Elem(), fn) }
 
 func eachFile(v reflect.Value, fn func(string) string) {
-	for _, r := range rows(v.Type()) {
+	rows := tableOf(v.Type()).rows
+	for i := range rows {
+		r := &rows[i]
 		f := v.FieldByIndex(r.index)
 		switch {
 		case r.Kind == KindObject && f.Kind() == reflect.Struct:
@@ -152,9 +157,47 @@ type row struct {
 	typ   reflect.Type
 }
 
-// names are all spellings of the key.
-func (r *row) names() []string {
-	return append(append([]string{r.Name}, r.Aliases...), r.OldNames...)
+// table is what the tags of a struct say.
+type table struct {
+	rows []row
+	// keys has all spellings in lower case, names as they are tagged.
+	keys  map[string]spelling
+	names []string
+}
+
+// spelling is one way to write a key: the row it means.
+type spelling struct {
+	row int
+	old bool
+}
+
+// tables remembers what tableOf has worked out, as encoding/json does: a
+// struct's tags never change.
+var tables sync.Map // reflect.Type → *table
+
+func tableOf(t reflect.Type) *table {
+	if known, ok := tables.Load(t); ok {
+		return known.(*table)
+	}
+	made := &table{rows: rowsOf(t), keys: map[string]spelling{}}
+	add := func(name string, s spelling) {
+		made.names = append(made.names, name)
+		if _, taken := made.keys[strings.ToLower(name)]; taken {
+			panic(fmt.Sprintf("drivers: %s has two keys %q", t, name))
+		}
+		made.keys[strings.ToLower(name)] = s
+	}
+	for i, r := range made.rows {
+		add(r.Name, spelling{row: i})
+		for _, a := range r.Aliases {
+			add(a, spelling{row: i})
+		}
+		for _, a := range r.OldNames {
+			add(a, spelling{row: i, old: true})
+		}
+	}
+	known, _ := tables.LoadOrStore(t, made)
+	return known.(*table)
 }
 
 var (
@@ -196,26 +239,26 @@ func kindOf(t reflect.Type) FieldKind {
 	return ""
 }
 
-// rows reads the table off a struct's tags. A table that makes no sense is a
-// fault of the program, never of its input, so it panics.
-func rows(t reflect.Type) []row {
-	table := make([]row, 0, t.NumField())
+// rowsOf reads a struct's tags. A table that makes no sense is a fault of the
+// program, never of its input, so it panics.
+func rowsOf(t reflect.Type) []row {
+	rows := make([]row, 0, t.NumField())
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		name, tagged := sf.Tag.Lookup("spec")
 		if sf.Anonymous && !tagged && sf.Type.Kind() == reflect.Struct {
-			for _, r := range rows(sf.Type) {
+			for _, r := range rowsOf(sf.Type) {
 				r.index = append([]int{i}, r.index...)
-				table = append(table, r)
+				rows = append(rows, r)
 			}
 			continue
 		}
 		if !tagged || name == "-" || name == "" {
 			continue
 		}
-		table = append(table, newRow(t, sf, name))
+		rows = append(rows, newRow(t, sf, name))
 	}
-	return table
+	return rows
 }
 
 func newRow(t reflect.Type, sf reflect.StructField, name string) row {

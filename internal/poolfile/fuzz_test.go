@@ -31,6 +31,22 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(example)
+	// Much of one thing.
+	for _, shape := range []struct{ head, body, tail string }{
+		{"instances:\n", "- {}\n", ""},
+		{"", "[", ""},
+		{"", "{a: ", ""},
+		{"", "? ", ""},
+		{"", "- ", ""},
+		{"", "!a ", ""},
+		{"", "---\n", ""},
+		{"", "a: 1\n", ""},
+		{"a: &a b\nc: [", "*a,", "]"},
+		{"a: &a {x: 1}\nb:\n", "  <<: *a\n", ""},
+		{"instances: [&a {name: b, type: box, spec: {}},", "{<<: *a},", "]"},
+	} {
+		f.Add([]byte(shape.head + strings.Repeat(shape.body, 1000) + shape.tail))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lines := strings.Count(string(data), "\n") + 1
 		config, found := poolfile.Parse("pool.yml", data, registrations(), poolfile.Options{})

@@ -3,6 +3,7 @@ package poolfile
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -105,6 +106,7 @@ func (p *parser) file(root *yaml.Node) pool.Config {
 	if top.Kind == yaml.MappingNode {
 		found = p.noInstances(found)
 	}
+	p.belowPool(found, f.Instances)
 	p.add(found)
 	if f.Version != "" && f.Version != "1" {
 		p.report(Warning, "version", "%s is not a version of this format; write version: \"1\"", quote(f.Version))
@@ -130,6 +132,39 @@ func (p *parser) noInstances(found []drivers.Finding) []drivers.Finding {
 		}
 	}
 	return found
+}
+
+// belowPool finds, among the unknown keys of pools, those that are known one
+// level deeper.
+func (p *parser) belowPool(found []drivers.Finding, all []instance) {
+	specs := map[string][]drivers.Field{}
+	for i := range found {
+		key := found[i].Unknown
+		if key == "" {
+			continue
+		}
+		rest, _ := strings.CutPrefix(found[i].Path, "instances[")
+		index, rest, _ := strings.Cut(rest, "].")
+		n, err := strconv.Atoi(index)
+		if err != nil || n >= len(all) || rest != key {
+			continue
+		}
+		reg := p.types.byName[all[n].Type]
+		if reg == nil {
+			continue
+		}
+		if specs[reg.Name] == nil {
+			specs[reg.Name] = drivers.Fields(reg.NewConfig())
+		}
+		if has(specs[reg.Name], key) {
+			found[i].Message = "unknown here, it is a key of spec; write it below spec"
+		}
+	}
+}
+
+// has says whether a table has a key.
+func has(fields []drivers.Field, key string) bool {
+	return slices.ContainsFunc(fields, func(f drivers.Field) bool { return strings.EqualFold(f.Name, key) })
 }
 
 // instance checks one pool and resolves its spec.
@@ -221,6 +256,11 @@ func (p *parser) spec(path string, node *yaml.Node, reg *drivers.Registration, o
 	p.at[base] = drivers.Position{Line: node.Line, Column: node.Column}
 	at, found := drivers.Decode(node, base, cfg)
 	maps.Copy(p.at, at)
+	for i := range found {
+		if key := found[i].Unknown; key != "" && found[i].Path == base+"."+key && has(p.types.pool, key) {
+			found[i].Message = "unknown here, it is a key of the pool; write it beside spec"
+		}
+	}
 	p.add(found)
 	drivers.EachFile(cfg, func(name string) string { return find(name, p.o.Dir) })
 	if reg.Check != nil {

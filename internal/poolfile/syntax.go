@@ -146,6 +146,8 @@ var hints = []struct {
 	{"unknown escape", "in double quotes write \\\\ for a backslash, or use single quotes", true},
 	{"exceeded max depth", "no pool needs such deep nesting", false},
 	{"block sequence entries are not allowed", "begin the list on a line of its own", true},
+	{"did not find expected node content", "give a value, and close what is opened here", false},
+	{"unknown directive", "a line that begins with % is for YAML itself; remove it", true},
 	{"alphabetic or numeric character", "put a value that begins with * or & in quotes", true},
 }
 

@@ -21,7 +21,7 @@ type file struct {
 type instance struct {
 	Name      string        `spec:"name" required:"true" doc:"Name of the pool, which callers ask for. Unique in the file."`
 	Default   bool          `spec:"default" default:"false" doc:"Whether requests that may omit a pool get this one. The first pool that says so counts."`
-	Type      string        `spec:"type" required:"true" doc:"Kind of machine."`
+	Type      string        `spec:"type" required:"true" doc:"Kind of machine: one of the types below."`
 	Pool      int           `spec:"pool" default:"0" doc:"How many machines are kept warm."`
 	Limit     int           `spec:"limit" default:"100" doc:"How many machines exist at most, in any state that costs money. Enforced: at the limit a request waits. 0 and no value mean 100; a limit below pool is raised to it."`
 	Wait      time.Duration `spec:"wait" default:"10m" min:"1ms" doc:"How long a request waits when the pool is at its limit, never past its own deadline."`
@@ -67,10 +67,12 @@ type types struct {
 	byName map[string]*drivers.Registration
 	// built are the registered names, sorted; words all that a file may say.
 	built, words []string
+	// pool are the keys of a pool.
+	pool []drivers.Field
 }
 
 func newTypes(regs []drivers.Registration) types {
-	t := types{byName: make(map[string]*drivers.Registration, len(regs))}
+	t := types{byName: make(map[string]*drivers.Registration, len(regs)), pool: drivers.Fields(instance{})}
 	for i := range regs {
 		r := &regs[i]
 		t.built = append(t.built, r.Name)
