@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The README's walk, taken from the README so that the two cannot differ.
-# "walk.sh print [SECONDS]" shows the commands, "walk.sh run" runs them.
+# "walk.sh print [SECONDS]" shows the commands, "walk.sh run" runs them; with
+# WALK_URL, WALK_DATA and WALK_BIN against another runner than that of make run.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
 
@@ -11,7 +12,10 @@ commands() {
 		/^<!-- end of walk -->/ { on = 0 }
 		on && /^```/            { code = !code; if (!code) print ""; next }
 		on && code              { print }
-	' README.md
+	' README.md | sed \
+		-e "s#localhost:3000#${WALK_URL:-localhost:3000}#g" \
+		-e "s#--data-dir .run#--data-dir ${WALK_DATA:-.run}#g" \
+		-e "s#bin/drone-runner-aws#${WALK_BIN:-bin/drone-runner-aws}#g"
 }
 
 case "${1:-print}" in

@@ -69,3 +69,10 @@ func dash(s string) string {
 	}
 	return s
 }
+
+// jsonLine prints a result on a line of its own.
+func (p *program) jsonLine(v any) error {
+	e := json.NewEncoder(p.stdout)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

@@ -2,7 +2,6 @@ package env
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,8 +65,8 @@ type Config struct {
 	BusyMaxAgeHours int
 	FreeMaxAgeHours int
 	FallbackPools   []string
-	// PoolMap is by account, then by the pool's name in the request.
-	PoolMap map[string]map[string]string
+	// PoolMap is as it was given; the server parses it.
+	PoolMap string
 
 	HealthHot        time.Duration
 	HealthHibernated time.Duration
@@ -234,10 +233,6 @@ func (v Variable) store(c *Config, text string) error {
 		}
 	case *[]string:
 		*p = parseList(text)
-	case *map[string]map[string]string:
-		if *p, err = ParseAccounts(text); err != nil {
-			return bad(err.Error())
-		}
 	default:
 		return fmt.Errorf("%s: no way to store a %T", v.Name, p)
 	}
@@ -249,30 +244,6 @@ func parseList(text string) []string {
 		return nil
 	}
 	return strings.Split(text, ",")
-}
-
-// ParseAccounts reads account={"pool":"other"};account2={…}.
-func ParseAccounts(text string) (map[string]map[string]string, error) {
-	all := map[string]map[string]string{}
-	for part := range strings.SplitSeq(text, ";") {
-		if strings.TrimSpace(part) == "" {
-			continue
-		}
-		account, object, ok := strings.Cut(part, "=")
-		account = strings.TrimSpace(account)
-		if !ok || account == "" {
-			return nil, errors.New(`not of the form account={"pool":"other"};account2={…}`)
-		}
-		if _, twice := all[account]; twice {
-			return nil, fmt.Errorf("account %q is named twice", account)
-		}
-		var pools map[string]string
-		if err := json.Unmarshal([]byte(object), &pools); err != nil {
-			return nil, fmt.Errorf("what follows %q is not a JSON object of pool names", account+"=")
-		}
-		all[account] = pools
-	}
-	return all, nil
 }
 
 // validate checks what one variable alone cannot tell.

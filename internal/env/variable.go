@@ -15,7 +15,8 @@ const (
 	Duration Type = "duration"
 	// List is separated by commas; items are not trimmed.
 	List Type = "list"
-	// Accounts is the form account={"pool":"other"};account2={…}.
+	// Accounts is the form account={"pool":"other"};account2={…}, parsed by
+	// package server.
 	Accounts Type = "account map"
 )
 

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/env"
+	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/server"
+)
+
+func (p *program) delegateCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "delegate",
+		Usage: "serve a delegate: keep the pools of a file warm and lend their machines",
+		Description: `Listens on DRONE_HTTP_BIND (:3000) at once; /healthz answers from the first
+moment, /readyz says what is missing. Store, seal key, admin socket, images and
+local machines lie in the data directory: beside the pool file if that can be
+written, else in the working directory.
+
+SIGTERM or SIGINT stops it: requests that run may finish for 20 s, no machine is
+destroyed, the exit code is 0. A second signal ends it at once. The next start
+finds every machine again.
+
+   drone-runner-aws delegate --pool pool.yml
+   drone-runner-aws delegate --pool pool.yml --envfile runner.env
+   DRONE_HTTP_BIND=127.0.0.1:3001 drone-runner-aws delegate --pool pool.yml --data-dir /var/lib/runner`,
+		Flags:  []cli.Flag{poolFileFlag(), envFileFlag(), dataDirFlag()},
+		Action: p.delegate,
+	}
+}
+
+func (p *program) delegate(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef(c, "delegate takes no arguments, but got %q", c.Args().First())
+	}
+	file := c.String("pool")
+	if file == "" {
+		return usagef(c, "name the pool file: drone-runner-aws delegate --pool pool.yml (pools without a file are not built in yet)")
+	}
+	if p.envErr != nil {
+		return p.envErr
+	}
+	log := newLog(p.stderr, p.env.Config)
+	for _, w := range p.env.Warnings {
+		log.Warn(w) //nolint:sloglint // the text is made in one place and names a variable
+	}
+	for _, n := range p.env.Notices {
+		log.Info(n) //nolint:sloglint // likewise
+	}
+	dir, err := dataDir(c.String("data-dir"), file)
+	if err != nil {
+		return err
+	}
+	d := &delegate{p: p, log: log, cfg: p.env.Config, dir: dir, file: file}
+	return d.serve(c.Context)
+}
+
+// delegate is one run of the serving command.
+type delegate struct {
+	p    *program
+	log  *slog.Logger
+	cfg  env.Config
+	dir  string
+	file string
+
+	server *server.Server
+	allow  *server.AllowList
+}
+
+// serve listens, starts the engine behind the listener, and stops in order:
+// requests first, then the engine's loops, then the store.
+func (d *delegate) serve(ctx context.Context) error {
+	if err := d.newServer(); err != nil {
+		return err
+	}
+	tcp, err := server.Listen(ctx, d.cfg.HTTPBind)
+	if err != nil {
+		return err
+	}
+	admin, err := server.ListenAdmin(ctx, d.dir)
+	if err != nil {
+		return errors.Join(err, tcp.Close())
+	}
+	address := tcp.Addr().String()
+
+	// The first of the two to fail ends the other; a signal ends the requests,
+	// and their end the engine.
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	running, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngine()
+	var g errgroup.Group
+	g.Go(func() error {
+		defer stopEngine()
+		return d.server.Serve(serving, tcp, admin)
+	})
+	g.Go(func() error {
+		defer stopServing()
+		return d.engine(ctx, running, address)
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	d.log.Info("stopped; machines are left as they are")
+	return nil
+}
+
+func (d *delegate) newServer() error {
+	extra, err := server.ParseAllow(d.cfg.HTTPAllow)
+	if err != nil {
+		return fmt.Errorf("DRONE_HTTP_ALLOW: %w", err)
+	}
+	poolMap, err := server.ParsePoolMap(d.cfg.PoolMap)
+	if err != nil {
+		return err
+	}
+	volumes, warnings := server.ParseVolumes(d.cfg.Volumes)
+	for _, w := range warnings {
+		d.log.Warn("an item of DRONE_RUNNER_VOLUMES is left out", "why", w)
+	}
+	d.allow = server.NewAllowList(server.AllowConfig{Extra: extra, Container: server.InContainer()})
+	d.server = server.New(server.Config{
+		Service: server.Starting("pool file", "store", "drivers"), Log: d.log, Allow: d.allow,
+		Edits: server.Edits{Volumes: volumes}, PoolMap: poolMap, FallbackPools: d.cfg.FallbackPools,
+		Version: versionText(),
+	})
+	return nil
+}
+
+// engine opens everything behind the API and runs the loops until running
+// ends. A start that is interrupted by starting's end is a clean stop.
+func (d *delegate) engine(starting, running context.Context, address string) (err error) {
+	regs := registrations(d.cfg)
+	cfg, err := d.pools(regs)
+	if err != nil {
+		return err
+	}
+	st, err := d.openStore(starting)
+	if err != nil {
+		return interrupted(starting, err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	agent, hangUp := newAgent(d.cfg, d.log)
+	defer func() { err = errors.Join(err, hangUp()) }()
+	m, err := pool.New(starting, pool.ManagerConfig{
+		Store: st, Agent: agent, Pools: cfg.Pools, Open: opener(regs, d.dir, d.log),
+		Solo: true, NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
+		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Log: d.log,
+	})
+	if err != nil {
+		return interrupted(starting, err)
+	}
+	d.server.SetService(m, cfg.Pools)
+	d.banner(cfg, address)
+	return m.Run(running)
+}
+
+// interrupted makes no error of what a signal broke off.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// pools reads the pool file and says everything that was found in it.
+func (d *delegate) pools(regs []drivers.Registration) (pool.Config, error) {
+	cfg, findings := poolfile.Load(d.file, regs, poolfile.Options{})
+	for _, f := range findings {
+		switch f.Severity {
+		case poolfile.Error:
+			fmt.Fprintln(d.p.stderr, f)
+		case poolfile.Warning:
+			d.log.Warn("pool file", "finding", f.String())
+		default:
+			d.log.Info("pool file", "finding", f.String())
+		}
+	}
+	if n := findings.Errors(); n > 0 {
+		return cfg, fmt.Errorf("%s: %s; nothing is served", d.file, count(n, "error"))
+	}
+	return cfg, nil
+}
+
+func (d *delegate) serverName() string {
+	if d.cfg.HA {
+		return "drone-runner-ha"
+	}
+	return d.cfg.RunnerName
+}
+
+func timeouts(c env.Config) pool.Timeouts {
+	return pool.Timeouts{
+		Boot: c.HealthCold, BootWindows: c.HealthWindows, Hot: c.HealthHot, Hibernated: c.HealthHibernated,
+		Setup: c.SetupTimeout, StartStep: c.StartStepTimeout,
+		BusyAge: time.Duration(c.BusyMaxAgeHours) * time.Hour,
+		FreeAge: time.Duration(c.FreeMaxAgeHours) * time.Hour,
+	}
+}
+
+// banner says in plain words what is served, where its state lies, and who may
+// call. A log for programs gets the same as one record.
+func (d *delegate) banner(cfg pool.Config, address string) {
+	names := make([]string, len(cfg.Pools))
+	for i, p := range cfg.Pools {
+		names[i] = fmt.Sprintf("%s (%s, %d warm, at most %d)", p.Name, p.Driver, p.Min, p.Max)
+	}
+	callers := []string{"this host"}
+	for _, n := range append(d.allow.Local(), d.allow.Open()...) {
+		callers = append(callers, n.String())
+	}
+	local, dies := d.localMachines(cfg)
+	if isTerminal(d.p.stderr) {
+		fmt.Fprintf(d.p.stderr, "\nServing on %s\n  pools    %s\n  data     %s\n  callers  %s; others by DRONE_HTTP_ALLOW\n\n",
+			address, strings.Join(names, "\n           "), d.dir, strings.Join(callers, ", "))
+	} else {
+		d.log.Info("serving", "address", address, "pools", names, "data", d.dir, "callers", callers)
+	}
+	if open := d.allow.Open(); len(open) > 0 {
+		d.log.Warn("DRONE_HTTP_ALLOW opens the API, and with it every machine and its keys, to these networks", "networks", fmt.Sprint(open))
+	}
+	if kind := volatile(d.dir, "/proc/self/mountinfo"); kind != "" {
+		d.log.Warn("THE DATA DIRECTORY DOES NOT LAST: it lies on "+kind+", and the next container or boot will not find its machines; mount a volume and put the pool file there, or name a folder with --data-dir", //nolint:sloglint // one of two texts
+			"data", d.dir)
+	}
+	if local && server.InContainer() {
+		d.log.Warn("local machines end with this container; run the program on the host for machines that outlive it")
+	}
+	if dies {
+		d.log.Info("machines of type noop without process: true end with this process")
+	}
+}
+
+// localMachines says whether a pool has machines on this host, and whether one
+// has machines that end with this process.
+func (d *delegate) localMachines(cfg pool.Config) (local, dies bool) {
+	for _, p := range cfg.Pools {
+		reg, ok := find(registrations(d.cfg), p.Driver)
+		if !ok {
+			continue
+		}
+		local = local || reg.Local && !reg.Dies
+		dies = dies || reg.Dies
+	}
+	return local, dies
+}
