@@ -20,6 +20,7 @@ import (
 
 var (
 	errForgotten = errors.New("the machine was forgotten meanwhile")
+	errReplaced  = errors.New("the machine has moved or got another identity meanwhile")
 	errClosed    = errors.New("the client is closed")
 )
 
@@ -80,11 +81,19 @@ func (l *link) get(ctx context.Context, c *Client, t pool.Target) (k *conn, kept
 			return nil, false, final{l.gone}
 		}
 		if k := l.conn; k != nil {
-			if l.target == want && k.cc.Err() == nil {
+			switch {
+			case l.target != want:
+				k.fail(errReplaced)
+			case k.dead():
+				k.fail(io.EOF)
+			case k.cc.Available() > 0:
 				l.mu.Unlock()
 				return k, true, nil
+			default:
+				// It takes no more calls, because the agent is going or has
+				// as many as it wants, but those it has may end in peace.
+				k.retire()
 			}
-			k.fail(errors.New("the connection was replaced"))
 			l.conn = nil
 		}
 		if wait := l.dialing; wait != nil {
@@ -129,6 +138,7 @@ type conn struct {
 
 	mu       sync.Mutex
 	inFlight int
+	retired  bool
 	timer    *time.Timer
 	cause    error
 }
@@ -154,6 +164,17 @@ func (k *conn) why(err error) error {
 		return k.cause
 	}
 	return err
+}
+
+// retire lets the connection end with the last call on it.
+func (k *conn) retire() {
+	k.mu.Lock()
+	k.retired = true
+	idle := k.inFlight == 0
+	k.mu.Unlock()
+	if idle {
+		k.fail(io.EOF)
+	}
 }
 
 // dead says whether the connection can carry nothing more.
@@ -196,10 +217,15 @@ func (k *conn) leave() {
 		return
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.inFlight--
-	if k.inFlight == 0 && k.timer != nil {
+	idle := k.inFlight == 0
+	if idle && k.timer != nil {
 		k.timer.Stop()
+	}
+	over := idle && k.retired
+	k.mu.Unlock()
+	if over {
+		k.fail(io.EOF)
 	}
 }
 
@@ -226,7 +252,9 @@ func (c *Client) probe(k *conn) {
 	}
 	resp, err := k.cc.RoundTrip(req)
 	if err != nil {
-		k.fail(fmt.Errorf("the connection to %s is dead: no answer to a probe: %w", k.addr, err))
+		if !k.alone() { // else whoever waited is gone, and the machine may be paused
+			k.fail(fmt.Errorf("the connection to %s is dead: no answer to a probe: %w", k.addr, err))
+		}
 		return
 	}
 	resp.Body.Close()
