@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -142,6 +143,7 @@ func findMembers(targets []target) []int {
 			members = append(members, pid)
 		}
 	}
+	slices.Sort(members) // parents first: a shell that is gone reports no dead children
 	return members
 }
 

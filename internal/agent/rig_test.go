@@ -80,11 +80,11 @@ func newRig(t testing.TB, change ...func(*agent.Options)) *rig {
 	go func() { served <- r.agent.Serve(ctx, ln, conf) }()
 	r.client = clientOf(t, r.certs, true)
 	t.Cleanup(func() {
+		r.client.CloseIdleConnections()
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
-		r.client.CloseIdleConnections()
 	})
 	return r
 }

@@ -37,7 +37,9 @@ func TestHealthReadsWhatIsThere(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, rigOptions{}, map[string]http.HandlerFunc{"/healthz": tc.answer})
-			got, err := newClient(t, hasty()).Health(t.Context(), r.target)
+			cfg := hasty()
+			cfg.ProbeFirst = time.Hour // a probe would be counted
+			got, err := newClient(t, cfg).Health(t.Context(), r.target)
 			if (err == nil) != (tc.err == "") || err != nil && err.Error() != tc.err {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
@@ -374,9 +376,12 @@ func TestAgentThatSpeaksOnlyHTTP1(t *testing.T) {
 	started := make(chan struct{})
 	var once sync.Once
 	r := newRig(t, rigOptions{http1: true}, map[string]http.HandlerFunc{
-		"/setup":      say(200, "{}"),
-		"/start_step": func(w http.ResponseWriter, req *http.Request) { once.Do(func() { close(started) }); say(200, "{}")(w, req) },
-		"/poll_step":  func(w http.ResponseWriter, req *http.Request) { <-started; say(200, `{"exited":true}`)(w, req) },
+		"/setup": say(200, "{}"),
+		"/start_step": func(w http.ResponseWriter, req *http.Request) {
+			once.Do(func() { close(started) })
+			say(200, "{}")(w, req)
+		},
+		"/poll_step": func(w http.ResponseWriter, req *http.Request) { <-started; say(200, `{"exited":true}`)(w, req) },
 	})
 	c := newClient(t, hasty())
 	if _, err := c.Health(t.Context(), r.target); err != nil {

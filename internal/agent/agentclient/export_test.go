@@ -1,0 +1,4 @@
+package agentclient
+
+// ReadResult is for the fuzz target.
+var ReadResult = readResult
