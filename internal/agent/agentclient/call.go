@@ -84,6 +84,7 @@ func (c *Client) send(ctx context.Context, k *conn, t pool.Target, r request) (*
 		defer k.leave()
 		return nil, c.broken(ctx, k, t, err)
 	}
+	k.heard()
 	return resp, nil
 }
 

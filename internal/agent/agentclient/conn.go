@@ -133,10 +133,12 @@ func (l *link) get(ctx context.Context, c *Client, t pool.Target) (k *conn, kept
 // machine; an agent that speaks only HTTP/1.1 gets one connection per call.
 type conn struct {
 	cc     *http.ClientConn
+	tls    *tls.Conn
 	addr   string
 	shared bool
 
 	mu       sync.Mutex
+	answered bool
 	inFlight int
 	retired  bool
 	timer    *time.Timer
@@ -159,11 +161,37 @@ func (k *conn) fail(cause error) {
 // why is the reason of a failed call: the connection's own end if it had one.
 func (k *conn) why(err error) error {
 	k.mu.Lock()
+	cause := k.cause
+	k.mu.Unlock()
+	switch {
+	case cause != nil:
+		return cause
+	case k.cc.Err() == nil:
+		return err
+	}
+	// HTTP/2 forgets why a connection ended before its first answer. TLS does
+	// not: what the other side said last is what every further read returns.
+	if k.tls.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return err
+	}
+	_, said := k.tls.Read(make([]byte, 1))
+	if refused(said) {
+		return said
+	}
+	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cause != nil {
-		return k.cause
+	if !k.answered {
+		// What it said may be lost: a reset overtakes it.
+		return fmt.Errorf("it hung up right after the handshake, as an agent does that refuses our certificate: %w", err)
 	}
 	return err
+}
+
+// heard notes an answer, whatever it says.
+func (k *conn) heard() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.answered = true
 }
 
 // retire lets the connection end with the last call on it.
@@ -267,8 +295,8 @@ func (c *Client) probe(k *conn) {
 
 // dialled is what a dial finds in its context and leaves there.
 type dialled struct {
-	target   pool.Target
-	protocol string
+	target pool.Target
+	conn   *tls.Conn
 }
 
 type dialledKey struct{}
@@ -285,7 +313,7 @@ func (c *Client) dial(ctx context.Context, t pool.Target) (*conn, error) {
 		}
 		return nil, explain(err, t)
 	}
-	return &conn{cc: cc, addr: hostPort(t), shared: d.protocol == "h2"}, nil
+	return &conn{cc: cc, tls: d.conn, addr: hostPort(t), shared: d.conn.ConnectionState().NegotiatedProtocol == "h2"}, nil
 }
 
 // connectTries are how long the first tries of a TCP connection may take. A
@@ -311,7 +339,7 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 		raw.Close()
 		return nil, err
 	}
-	d.protocol = conn.ConnectionState().NegotiatedProtocol
+	d.conn = conn
 	return conn, nil
 }
 

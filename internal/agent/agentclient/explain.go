@@ -31,10 +31,16 @@ func explain(err error, t pool.Target) error {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return fmt.Errorf("what answers at %s does not speak TLS: %w", at, err)
 	}
-	// With TLS 1.3 a server refuses a client's certificate only after the
-	// client is done: it comes with the first request.
-	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+	if refused(err) {
 		return fmt.Errorf("the agent at %s refuses our certificate: it has another identity, or its clock is wrong: %w", at, err)
 	}
 	return fmt.Errorf("agent at %s: %w", at, err)
+}
+
+// refused says whether an error is the other side's word against us. With TLS
+// 1.3 a server refuses a client's certificate only after the client is done,
+// so it comes with the first request.
+func refused(err error) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "remote error"
 }

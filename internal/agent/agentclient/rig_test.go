@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -83,7 +82,7 @@ func newRig(t testing.TB, o rigOptions, routes map[string]http.HandlerFunc) *rig
 		mux.HandleFunc("/healthz", say(200, `{"version":"dev","ok":true}`))
 	}
 	srv := &http.Server{
-		Handler: mux, TLSConfig: serverTLS(t, shown, protocols...), ErrorLog: log.New(t.Output(), "agent: ", 0),
+		Handler: mux, TLSConfig: serverTLS(t, shown, protocols...), ErrorLog: log.New(io.Discard, "", 0),
 		ReadHeaderTimeout: time.Minute, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: o.streams},
 	}
 	if o.http1 {
@@ -315,7 +314,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	for !ok() {
 		select {
 		case <-deadline.C:
-			t.Fatal(fmt.Sprintf("never happened: %s", what))
+			t.Fatalf("never happened: %s", what)
 		case <-tick.C:
 		}
 	}
