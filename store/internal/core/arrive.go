@@ -1,0 +1,311 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// callGrain is how exactly the last call of a lease is kept: a repeated setup
+// within it writes nothing.
+const callGrain = 30 * time.Second
+
+// Arrive implements pool.Store.
+func (s *Store) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
+	var g pool.Grant
+	if err := checkArrival(a); err != nil {
+		return g, fmt.Errorf("arrive %q: %w", a.ID, err)
+	}
+	err := s.write(ctx, func(ctx context.Context, t txn) (err error) {
+		g, err = t.arrive(ctx, a)
+		return err
+	})
+	if err != nil {
+		return pool.Grant{}, fmt.Errorf("arrive %q: %w", a.ID, err)
+	}
+	return g, nil
+}
+
+func checkArrival(a pool.Arrival) error {
+	if err := checkID("lease id", a.ID); err != nil {
+		return err
+	}
+	return checkChoices(a.Choices)
+}
+
+func checkChoices(choices []pool.Choice) error {
+	if len(choices) == 0 {
+		return fmt.Errorf("%w: no pool to choose", pool.ErrInvalid)
+	}
+	for _, c := range choices {
+		if err := checkID("pool", c.Pool); err != nil {
+			return err
+		}
+		if clean(c.Shape) != c.Shape || clean(c.Zone) != c.Zone {
+			return fmt.Errorf("%w: shape or zone for pool %s is not valid UTF-8 without NUL", pool.ErrInvalid, c.Pool)
+		}
+	}
+	return nil
+}
+
+func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
+	var last lease
+	found, err := t.one(ctx, LockLatestLease, last.fields(), a.ID)
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	if found && !last.State.Final() {
+		return t.join(ctx, &last, a)
+	}
+	if !found && a.Kind != pool.Gitspace {
+		// Only an id that no lease was ever seen for has a tombstone.
+		var until int64
+		dead, err := t.one(ctx, SelectTombstone, []any{&until}, a.ID)
+		if err != nil {
+			return pool.Grant{}, err
+		}
+		if dead && until > ms(a.Now) {
+			return pool.Grant{}, pool.ErrDestroyedFirst
+		}
+	}
+
+	now := cut(a.Now)
+	l := &lease{
+		Lease: pool.Lease{
+			ID: a.ID, Generation: last.Generation + 1, Kind: a.Kind, State: pool.LeaseWaiting, Waiter: clean(a.Waiter),
+			Want: a.Want, Choices: slices.Clone(a.Choices), Arrived: now, LastCall: now, WaitUntil: cut(a.WaitUntil),
+			Due: cut(a.Due), Digest: clean(a.Digest),
+		},
+		noClaim: a.NoClaim, needUntil: ms(a.NeedUntil), startMS: span(a.LeaseDue, a.Now),
+	}
+	if l.Kind == "" {
+		l.Kind = pool.Build
+	}
+	if err := l.encode(); err != nil {
+		return pool.Grant{}, err
+	}
+	// Claim first: the lease that starts at once, the ordinary one, is written
+	// once and never queued.
+	i, err := t.claim(ctx, l, now, cut(a.LeaseDue))
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	if _, err := t.one(ctx, InsertLease, []any{&l.Seq}, l.values()...); err != nil {
+		return pool.Grant{}, err
+	}
+	if i == nil {
+		if err := t.queue(ctx, l); err != nil {
+			return pool.Grant{}, err
+		}
+	}
+	return grant(l, i, i != nil), nil
+}
+
+// join answers an arrival for a lease that is there already.
+func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, error) {
+	if err := l.decode(); err != nil {
+		return pool.Grant{}, err
+	}
+	now := cut(a.Now)
+	waiter := clean(a.Waiter)
+	waits := l.State == pool.LeaseWaiting || l.State == pool.LeaseStarting
+	write := now.Sub(l.LastCall) >= callGrain
+	queue := false
+	if waits && l.Waiter != waiter {
+		write = true
+		if l.State == pool.LeaseWaiting && l.Waiter == "" {
+			// Its process was gone and with it its turn in the queues; the new
+			// request brings its own times.
+			l.WaitUntil, l.Due = cut(a.WaitUntil), cut(a.Due)
+			l.needUntil, l.startMS = ms(a.NeedUntil), span(a.LeaseDue, a.Now)
+			queue = waiter != ""
+		}
+		l.Waiter = waiter
+	}
+	if write && now.After(l.LastCall) {
+		l.LastCall = now
+	}
+
+	var claimed *instance
+	if queue {
+		var err error
+		if claimed, err = t.claim(ctx, l, now, cut(a.LeaseDue)); err != nil {
+			return pool.Grant{}, err
+		}
+	}
+	if write {
+		if err := t.saveLease(ctx, l); err != nil {
+			return pool.Grant{}, err
+		}
+	}
+	if queue && claimed == nil {
+		if err := t.queue(ctx, l); err != nil {
+			return pool.Grant{}, err
+		}
+	}
+	g := grant(l, claimed, claimed != nil)
+	g.Joined = true
+	if claimed == nil && l.InstanceID != "" {
+		i, err := t.present(ctx, l)
+		if err != nil {
+			return pool.Grant{}, err
+		}
+		if i != nil {
+			if err := t.open(i); err != nil {
+				return pool.Grant{}, err
+			}
+			g.Instance = &i.Instance
+		}
+	}
+	return g, nil
+}
+
+// claim gives l the first warm machine that fits and makes l starting on it, in
+// memory; the caller writes l. It returns nil if there is none, or if l is not
+// to have one. Where others write at the same time the pools of l stay locked
+// then, so that a machine proven meanwhile finds l in the queue.
+func (t txn) claim(ctx context.Context, l *lease, now, due time.Time) (*instance, error) {
+	if l.Waiter == "" {
+		return nil, nil
+	}
+	if !l.noClaim {
+		i, err := t.claimBy(ctx, ClaimWarm, l, now, due)
+		if i != nil || err != nil {
+			return i, err
+		}
+	}
+	if !t.Shared() {
+		return nil, nil
+	}
+	names := make([]string, 0, len(l.Choices))
+	for _, c := range l.Choices {
+		names = append(names, c.Pool)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		var p poolRow
+		if _, err := t.one(ctx, LockPool, p.fields(), name); err != nil {
+			return nil, err
+		}
+	}
+	if l.noClaim {
+		return nil, nil
+	}
+	return t.claimBy(ctx, ClaimWarmFirmly, l, now, due)
+}
+
+func (t txn) claimBy(ctx context.Context, s Stmt, l *lease, now, due time.Time) (*instance, error) {
+	for _, c := range l.Choices {
+		var i instance
+		found, err := t.one(ctx, s, i.fields(), ms(now), ms(due), l.ID, l.Generation, string(l.Kind),
+			c.Pool, c.Shape, c.Zone, l.needUntil)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			l.start(&i, now, due)
+			return &i, t.open(&i)
+		}
+	}
+	return nil, nil
+}
+
+// start makes l starting on i, in memory.
+func (l *lease) start(i *instance, now, due time.Time) {
+	l.State = pool.LeaseStarting
+	l.Pool, l.InstanceID = i.Pool, i.ID
+	l.Claimed, l.Due = now, due
+	l.Reason, l.Detail = "", ""
+}
+
+// queue puts a waiting lease into the queues of its choices.
+func (t txn) queue(ctx context.Context, l *lease) error {
+	if l.Waiter == "" {
+		return nil
+	}
+	for ord, c := range l.Choices {
+		if _, err := t.Exec(ctx, InsertChoice, c.Pool, l.Seq, int64(ord), c.Shape, c.Zone, bit(l.noClaim), l.needUntil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handOut gives a machine that has just become warm, in memory, to the first
+// waiting lease that fits it. It returns nil if there is none. The lease is
+// written, the machine is not. due is for the lease; the zero time means as
+// long from now as its setup asked for.
+func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lease, error) {
+	if t.Shared() {
+		if _, err := t.pool(ctx, i.Pool, true); err != nil {
+			return nil, err
+		}
+	}
+	until := ms(i.Deadline)
+	if until == 0 {
+		until = math.MaxInt64
+	}
+	for {
+		var seq int64
+		found, err := t.one(ctx, MatchWaiter, []any{&seq}, i.Pool, i.Shape, until, i.Zone)
+		if err != nil || !found {
+			return nil, err
+		}
+		if _, err := t.Exec(ctx, DropChoices, seq); err != nil {
+			return nil, err
+		}
+		var l lease
+		found, err = t.one(ctx, LockWaitingLease, l.fields(), seq)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			// Another writer took it between the two statements.
+			continue
+		}
+		if err := l.decode(); err != nil {
+			return nil, err
+		}
+		if due.IsZero() {
+			due = now.Add(time.Duration(l.startMS) * time.Millisecond)
+		}
+		l.start(i, now, due)
+		i.State, i.Since, i.Due = pool.Leased, now, due
+		i.Kind, i.Cold, i.Reason, i.Detail = l.Kind, false, "", ""
+		i.LeaseID, i.LeaseGeneration, i.bound = l.ID, l.Generation, true
+		return &l, t.saveLease(ctx, &l)
+	}
+}
+
+// present is the machine a lease has, nil if it has none or that is gone.
+func (t txn) present(ctx context.Context, l *lease) (*instance, error) {
+	if l.InstanceID == "" {
+		return nil, nil
+	}
+	var i instance
+	found, err := t.one(ctx, LockInstance, i.fields(), l.InstanceID)
+	if err != nil || !found || i.State == pool.Gone {
+		return nil, err
+	}
+	return &i, nil
+}
+
+func grant(l *lease, i *instance, claimed bool) pool.Grant {
+	g := pool.Grant{Lease: l.Lease, Claimed: claimed}
+	if i != nil {
+		g.Instance = &i.Instance
+	}
+	return g
+}
+
+// span is how long after now due is, in milliseconds, never negative.
+func span(due, now time.Time) int64 {
+	if due.IsZero() {
+		return 0
+	}
+	return max(0, ms(due)-ms(now))
+}

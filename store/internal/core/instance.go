@@ -1,0 +1,406 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// The codes the store itself gives.
+const (
+	// ReasonLimit: a lease waits because a pool is at its limit.
+	ReasonLimit = "limit_reached"
+	// ReasonEnded: a machine is destroyed because its lease ended and nobody
+	// said why.
+	ReasonEnded = "lease_ended"
+)
+
+// countLimit bounds how many earlier requests are counted for a message.
+const countLimit = 1000
+
+// Intend implements pool.Store.
+func (s *Store) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	var out pool.Instance
+	err := checkIntent(in)
+	if err == nil {
+		err = s.write(ctx, func(ctx context.Context, t txn) (err error) {
+			out, err = t.intend(ctx, in)
+			return err
+		})
+	}
+	if err != nil {
+		return pool.Instance{}, fmt.Errorf("intend %s in pool %s: %w", in.Instance.Name, in.Instance.Pool, err)
+	}
+	return out, nil
+}
+
+func checkIntent(in pool.Intent) error {
+	for what, id := range map[string]string{
+		"instance id": in.Instance.ID, "instance name": in.Instance.Name, "pool": in.Instance.Pool,
+	} {
+		if err := checkID(what, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	p, err := t.pool(ctx, in.Instance.Pool, true)
+	if err != nil {
+		return pool.Instance{}, err
+	}
+	if err := checkHold(p, in.Hold); err != nil {
+		return pool.Instance{}, err
+	}
+	if p.Retired {
+		return pool.Instance{}, fmt.Errorf("pool %s: %w", p.Name, pool.ErrRetired)
+	}
+	now := cut(in.Now)
+	var l *lease
+	if in.Lease.ID != "" {
+		if l, err = t.lease(ctx, in.Lease, true); err != nil {
+			return pool.Instance{}, err
+		}
+		if l.State != pool.LeaseWaiting {
+			return pool.Instance{}, fmt.Errorf("lease %q is %s, not waiting: %w", l.ID, l.State, pool.ErrConflict)
+		}
+		if l.Waiter == "" {
+			return pool.Instance{}, fmt.Errorf("nobody waits for lease %q: %w", l.ID, pool.ErrConflict)
+		}
+	}
+	if err := t.admit(ctx, p, l, now); err != nil {
+		return pool.Instance{}, err
+	}
+
+	i := &instance{Instance: in.Instance}
+	i.State, i.Since = pool.Creating, now
+	i.Created, i.Due, i.Deadline, i.Warmed = cut(i.Created), cut(i.Due), cut(i.Deadline), cut(i.Warmed)
+	if i.Created.IsZero() {
+		i.Created = now
+	}
+	if i.Kind == "" {
+		i.Kind = pool.Build
+	}
+	i.LeaseID, i.LeaseGeneration, i.Cold = "", 0, false
+	for _, text := range []*string{
+		&i.Driver, &i.Scope, &i.Variant, &i.Tenant, &i.Shape, &i.Recipe, &i.OS, &i.Arch, &i.Image, &i.MachineType, &i.Zone,
+		&i.CloudID, &i.Address, &i.AgentVersion, &i.StorageID, &i.Reason, &i.Detail,
+	} {
+		*text = clean(*text)
+	}
+	if l != nil {
+		i.LeaseID, i.LeaseGeneration, i.Cold, i.bound = l.ID, l.Generation, true, true
+		l.start(i, now, now.Add(time.Duration(l.startMS)*time.Millisecond))
+		if err := t.saveLease(ctx, l); err != nil {
+			return pool.Instance{}, err
+		}
+		if _, err := t.Exec(ctx, DropChoices, l.Seq); err != nil {
+			return pool.Instance{}, err
+		}
+	}
+	if err := t.sealIdentity(i); err != nil {
+		return pool.Instance{}, err
+	}
+	if _, err := t.Exec(ctx, InsertInstance, i.values()...); err != nil {
+		return pool.Instance{}, err
+	}
+	if err := must(t.Exec(ctx, Count, int64(1), p.Name)); err != nil {
+		return pool.Instance{}, err
+	}
+	return i.Instance, t.events(ctx, ms(now), in.Events)
+}
+
+// admit says whether the pool has a place for a machine: for the lease, or for
+// a refill if l is nil. Its *LimitError for a lease is kept with the lease.
+func (t txn) admit(ctx context.Context, p *poolRow, l *lease, now time.Time) error {
+	free := p.Max - p.Counted
+	before := int64(math.MaxInt64)
+	if l != nil {
+		before = l.Seq
+	}
+	ahead := func(limit int) (n int, err error) {
+		_, err = t.one(ctx, CountAhead, []any{(*number)(&n)}, p.Name, before, int64(limit))
+		return n, err
+	}
+	if free > 0 {
+		n, err := ahead(free)
+		if err != nil {
+			return err
+		}
+		if n < free {
+			return nil
+		}
+	}
+	n, err := ahead(countLimit)
+	if err != nil {
+		return err
+	}
+	refusal := &pool.LimitError{Pool: p.Name, Counted: p.Counted, Max: p.Max, Ahead: n}
+	if l == nil || l.Reason == ReasonLimit {
+		return refusal
+	}
+	l.Reason, l.Detail = ReasonLimit, refusal.Error()
+	if err := t.saveLease(ctx, l); err != nil {
+		return err
+	}
+	if err := t.events(ctx, ms(now), []pool.Event{{
+		Pool: p.Name, Lease: l.ID, Generation: l.Generation, Reason: ReasonLimit, Message: l.Detail,
+	}}); err != nil {
+		return err
+	}
+	return &Kept{refusal}
+}
+
+// checkHold refuses a loop's write if the pool has gone to another replica.
+func checkHold(p *poolRow, h pool.Hold) error {
+	if h == (pool.Hold{}) || h.Generation == p.Hold.Generation {
+		return nil
+	}
+	return fmt.Errorf("pool %s has generation %d of %s, not %d of %s: %w",
+		p.Name, p.Hold.Generation, p.Hold.Replica, h.Generation, h.Replica, pool.ErrHeld)
+}
+
+// Accepted implements pool.Store.
+func (s *Store) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
+	return s.onInstance(ctx, "accept", a.ID, func(ctx context.Context, t txn, i *instance) error {
+		switch i.State {
+		case pool.Creating:
+			i.locate(a)
+			i.enter(pool.Booting, cut(a.Now), cut(a.Due))
+			if err := t.saveInstance(ctx, i); err != nil {
+				return err
+			}
+			return t.events(ctx, ms(a.Now), a.Events)
+		case pool.Destroying, pool.Failed:
+			// The destroy must find the machine, whoever was first.
+			i.locate(a)
+			if err := t.saveInstance(ctx, i); err != nil {
+				return err
+			}
+			return &Kept{conflict(i, pool.Creating)}
+		default:
+			return conflict(i, pool.Creating)
+		}
+	})
+}
+
+// Woken implements pool.Store.
+func (s *Store) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
+	return s.onInstance(ctx, "wake", a.ID, func(ctx context.Context, t txn, i *instance) error {
+		if i.State != pool.Resuming || !i.bound {
+			return conflict(i, pool.Resuming)
+		}
+		i.locate(a)
+		i.enter(pool.Leased, cut(a.Now), cut(a.Due))
+		if err := t.saveInstance(ctx, i); err != nil {
+			return err
+		}
+		return t.events(ctx, ms(a.Now), a.Events)
+	})
+}
+
+// Proven implements pool.Store.
+func (s *Store) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.Lease, error) {
+	var given *pool.Lease
+	i, err := s.onInstance(ctx, "prove", p.ID, func(ctx context.Context, t txn, i *instance) error {
+		given = nil
+		l, err := t.prove(ctx, i, p)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			given = &l.Lease
+		}
+		return t.events(ctx, ms(p.Now), p.Events)
+	})
+	if err != nil {
+		return i, nil, err
+	}
+	return i, given, nil
+}
+
+func (t txn) prove(ctx context.Context, i *instance, p pool.Proof) (*lease, error) {
+	// What was somebody's once never becomes warm, whatever became of the lease.
+	if i.State != pool.Booting && (i.State != pool.Resuming || i.LeaseID != "") {
+		return nil, conflict(i, pool.Booting)
+	}
+	now, due, leaseDue := cut(p.Now), cut(p.Due), cut(p.LeaseDue)
+	i.AgentVersion, i.Warmed = clean(p.AgentVersion), now
+	i.locate(pool.Acceptance{Address: p.Address, Port: p.Port})
+	if i.Cold {
+		l, err := t.lease(ctx, pool.LeaseKey{ID: i.LeaseID, Generation: i.LeaseGeneration}, true)
+		switch {
+		case err != nil && !Ours(err):
+			return nil, err
+		case err == nil && !l.State.Final() && l.InstanceID == i.ID:
+			if err := l.decode(); err != nil {
+				return nil, err
+			}
+			if l.State == pool.LeaseStarting {
+				l.Due = leaseDue
+			}
+			if err := t.saveLease(ctx, l); err != nil {
+				return nil, err
+			}
+			i.enter(pool.Leased, now, leaseDue)
+			i.Kind, i.bound = l.Kind, true
+			return l, t.bindInstance(ctx, i)
+		case i.Kind == pool.Gitspace:
+			// Made with somebody's disks: of no use to others.
+			i.enter(pool.Destroying, now, due)
+			i.Reason, i.Detail, i.bound = ReasonEnded, "", false
+			return nil, t.saveInstance(ctx, i)
+		}
+		i.Cold, i.LeaseID, i.LeaseGeneration, i.bound = false, "", 0, false
+	}
+	i.enter(pool.Warm, now, due)
+	l, err := t.handOut(ctx, i, now, leaseDue)
+	if err != nil {
+		return nil, err
+	}
+	return l, t.bindInstance(ctx, i)
+}
+
+// Change implements pool.Store.
+func (s *Store) Change(ctx context.Context, c pool.Change) (pool.Instance, error) {
+	return s.onInstance(ctx, fmt.Sprintf("change to %s", c.To), c.ID, func(ctx context.Context, t txn, i *instance) error {
+		if c.Hold != (pool.Hold{}) {
+			p, err := t.pool(ctx, i.Pool, true)
+			if err != nil {
+				return err
+			}
+			if err := checkHold(p, c.Hold); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains(c.From, i.State) || !i.State.May(c.To) {
+			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
+		}
+		if c.To == pool.Leased && !i.bound {
+			return fmt.Errorf("no lease holds it: %w", pool.ErrConflict)
+		}
+		if c.To == pool.Warm && i.LeaseID != "" {
+			return fmt.Errorf("it was made for or used by lease %q: %w", i.LeaseID, pool.ErrConflict)
+		}
+		if c.Address != "" {
+			i.Address = clean(c.Address)
+		}
+		if c.Port != 0 {
+			i.Port = c.Port
+		}
+		i.enter(c.To, cut(c.Now), cut(c.Due))
+		i.Reason, i.Detail = clean(c.Reason), clean(c.Detail)
+		if err := t.change(ctx, i); err != nil {
+			return err
+		}
+		return t.events(ctx, ms(c.Now), c.Events)
+	})
+}
+
+func (t txn) change(ctx context.Context, i *instance) error {
+	switch i.State {
+	case pool.Gone:
+		// Nothing answers to its keys any more.
+		i.Due, i.bound, i.sealed = time.Time{}, false, nil
+		if err := must(t.Exec(ctx, GoneInstance, ms(i.Since), i.Reason, i.Detail, i.Address, int64(i.Port), i.ID)); err != nil {
+			return err
+		}
+		return must(t.Exec(ctx, Count, int64(-1), i.Pool))
+	case pool.Warm:
+		// The invariant holds for every way of becoming warm.
+		if _, err := t.handOut(ctx, i, i.Since, time.Time{}); err != nil {
+			return err
+		}
+		return t.bindInstance(ctx, i)
+	default:
+		return t.saveInstance(ctx, i)
+	}
+}
+
+// Postpone implements pool.Store.
+func (s *Store) Postpone(ctx context.Context, id string, state pool.InstanceState, p pool.Postponement) error {
+	_, err := s.onInstance(ctx, "postpone", id, func(ctx context.Context, t txn, i *instance) error {
+		if i.State != state {
+			return conflict(i, state)
+		}
+		if err := must(t.Exec(ctx, PostponeInstance, ms(p.Due), int64(p.Attempts), clean(p.Reason), clean(p.Detail), id)); err != nil {
+			return err
+		}
+		return t.events(ctx, ms(p.Now), p.Events)
+	})
+	return err
+}
+
+// onInstance runs an operation on one row, locked, and returns the row after
+// it, also beside a kept failure.
+func (s *Store) onInstance(ctx context.Context, what, id string, op func(context.Context, txn, *instance) error) (pool.Instance, error) {
+	var out pool.Instance
+	err := s.write(ctx, func(ctx context.Context, t txn) error {
+		out = pool.Instance{}
+		i, err := t.instance(ctx, id, true)
+		if err != nil {
+			return err
+		}
+		err = op(ctx, t, i)
+		if commit, _ := Settle(err); commit {
+			if oerr := t.open(i); oerr != nil {
+				return oerr
+			}
+			out = i.Instance
+		}
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("%s instance %s: %w", what, id, err)
+	}
+	return out, nil
+}
+
+// enter makes a transition in memory.
+func (i *instance) enter(state pool.InstanceState, now, due time.Time) {
+	i.State, i.Since, i.Due = state, now, due
+	i.Attempts, i.Reason, i.Detail = 0, "", ""
+}
+
+// locate records what the cloud said of where the machine is.
+func (i *instance) locate(a pool.Acceptance) {
+	if a.CloudID != "" {
+		i.CloudID = clean(a.CloudID)
+	}
+	if a.Zone != "" {
+		i.Zone = clean(a.Zone)
+	}
+	if a.Address != "" {
+		i.Address = clean(a.Address)
+	}
+	if a.Port != 0 {
+		i.Port = a.Port
+	}
+}
+
+func conflict(i *instance, want pool.InstanceState) error {
+	return fmt.Errorf("it is %s, not %s: %w", i.State, want, pool.ErrConflict)
+}
+
+func (i *instance) moved() []any {
+	return []any{
+		string(i.State), ms(i.Since), ms(i.Due), int64(i.Attempts), i.Reason, i.Detail, int64(i.Disks), bit(i.bound),
+		i.Zone, i.CloudID, i.Address, int64(i.Port), ms(i.Warmed), i.AgentVersion,
+	}
+}
+
+// saveInstance writes what transitions change.
+func (t txn) saveInstance(ctx context.Context, i *instance) error {
+	return must(t.Exec(ctx, MoveInstance, append(i.moved(), i.ID)...))
+}
+
+// bindInstance writes the same and whose it is.
+func (t txn) bindInstance(ctx context.Context, i *instance) error {
+	return must(t.Exec(ctx, BindInstance, append(i.moved(),
+		string(i.Kind), i.LeaseID, i.LeaseGeneration, bit(i.Cold), i.ID)...))
+}

@@ -1,0 +1,380 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// maxID bounds ids and names in bytes: far above what callers send, and below
+// what an index of any database takes.
+const maxID = 1024
+
+// checkID refuses what could not be stored and found again byte for byte.
+func checkID(what, id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%w: empty %s", pool.ErrInvalid, what)
+	case len(id) > maxID:
+		return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", pool.ErrInvalid, what, len(id), maxID)
+	case !utf8.ValidString(id) || strings.IndexByte(id, 0) >= 0:
+		return fmt.Errorf("%w: %s %q is not valid UTF-8 without NUL", pool.ErrInvalid, what, id)
+	}
+	return nil
+}
+
+// clean makes a text storable: a console tail with a stray byte must not keep
+// a failure from being recorded.
+func clean(s string) string {
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// instanceColumns are read and inserted in this order; see fields and values.
+const instanceColumns = `id, name, pool, driver, scope, state, kind, variant, tenant, shape, recipe, os, arch, image,
+	machine_type, zone, disk_gib, cloud_id, address, port, agent_version, storage_id, lease_id, lease_generation, cold,
+	created, since, due, deadline, warmed, attempts, reason, detail, held, disks, bound, identity`
+
+// instance is a row of instances: the domain's and what only the store knows.
+type instance struct {
+	pool.Instance
+	// bound is true while the lease in LeaseID holds the machine.
+	bound bool
+	// sealed is the identity as stored.
+	sealed []byte
+}
+
+func (i *instance) fields() []any {
+	return []any{
+		&i.ID, &i.Name, &i.Pool, &i.Driver, &i.Scope, (*string)(&i.State), (*string)(&i.Kind), &i.Variant, &i.Tenant,
+		&i.Shape, &i.Recipe, &i.OS, &i.Arch, &i.Image, &i.MachineType, &i.Zone, (*number)(&i.DiskGiB), &i.CloudID,
+		&i.Address, (*number)(&i.Port), &i.AgentVersion, &i.StorageID, &i.LeaseID, &i.LeaseGeneration, (*truth)(&i.Cold),
+		(*stamp)(&i.Created), (*stamp)(&i.Since), (*stamp)(&i.Due), (*stamp)(&i.Deadline), (*stamp)(&i.Warmed),
+		(*number)(&i.Attempts), &i.Reason, &i.Detail, (*truth)(&i.Held), (*number)(&i.Disks), (*truth)(&i.bound), &i.sealed,
+	}
+}
+
+func (i *instance) values() []any {
+	return []any{
+		i.ID, i.Name, i.Pool, i.Driver, i.Scope, string(i.State), string(i.Kind), i.Variant, i.Tenant,
+		i.Shape, i.Recipe, i.OS, i.Arch, i.Image, i.MachineType, i.Zone, int64(i.DiskGiB), i.CloudID,
+		i.Address, int64(i.Port), i.AgentVersion, i.StorageID, i.LeaseID, i.LeaseGeneration, bit(i.Cold),
+		ms(i.Created), ms(i.Since), ms(i.Due), ms(i.Deadline), ms(i.Warmed),
+		int64(i.Attempts), i.Reason, i.Detail, bit(i.Held), int64(i.Disks), bit(i.bound), i.sealed,
+	}
+}
+
+// open fills in what is sealed. It is done once per row that leaves the store.
+func (t txn) open(i *instance) error {
+	if len(i.sealed) == 0 {
+		return nil
+	}
+	if t.seal == nil {
+		return fmt.Errorf("%w: the identity of %s is sealed and there is no seal key", pool.ErrInvalid, i.ID)
+	}
+	plain, err := t.seal.Open(i.sealed, identityPlace(i.ID))
+	if err != nil {
+		return fmt.Errorf("identity of %s: %w", i.ID, err)
+	}
+	i.Identity, err = decodeIdentity(plain)
+	if err != nil {
+		return fmt.Errorf("identity of %s: %w", i.ID, err)
+	}
+	return nil
+}
+
+func (t txn) sealIdentity(i *instance) error {
+	if identityIsZero(i.Identity) {
+		i.sealed = nil
+		return nil
+	}
+	if t.seal == nil {
+		return fmt.Errorf("%w: there is no seal key to store the identity of %s with", pool.ErrInvalid, i.ID)
+	}
+	i.sealed = t.seal.Seal(encodeIdentity(i.Identity), identityPlace(i.ID))
+	return nil
+}
+
+// identityPlace binds a sealed identity to its row.
+func identityPlace(id string) string { return "instances\x00" + id }
+
+func identityIsZero(id drivers.Identity) bool {
+	return id.Machine == "" && id.Hostname == "" && id.ServerName == "" &&
+		len(id.CAKey)+len(id.CACert)+len(id.Key)+len(id.Cert) == 0
+}
+
+// encodeIdentity writes the fields in order, each after its length.
+func encodeIdentity(id drivers.Identity) []byte {
+	fields := [][]byte{
+		[]byte(id.Machine), []byte(id.Hostname), []byte(id.ServerName), id.CAKey, id.CACert, id.Key, id.Cert,
+	}
+	size := 0
+	for _, f := range fields {
+		size += len(f) + binary.MaxVarintLen32
+	}
+	out := make([]byte, 0, size)
+	for _, f := range fields {
+		out = binary.AppendUvarint(out, uint64(len(f)))
+		out = append(out, f...)
+	}
+	return out
+}
+
+// decodeIdentity is the reverse. Fields that a later version adds are ignored.
+func decodeIdentity(b []byte) (drivers.Identity, error) {
+	var fields [7][]byte
+	for k := range fields {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return drivers.Identity{}, fmt.Errorf("field %d is cut short", k)
+		}
+		if n > 0 {
+			fields[k] = b[w : w+int(n) : w+int(n)]
+		}
+		b = b[w+int(n):]
+	}
+	return drivers.Identity{
+		Machine: string(fields[0]), Hostname: string(fields[1]), ServerName: string(fields[2]),
+		CAKey: fields[3], CACert: fields[4], Key: fields[5], Cert: fields[6],
+	}, nil
+}
+
+// leaseColumns are read in this order; an insert leaves out seq.
+const (
+	leaseColumns = `seq, ` + leaseInsertColumns
+
+	leaseInsertColumns = `id, generation, kind, state, waiter, want, choices, pool, instance_id, arrived, claimed,
+	activated, ended, last_call, wait_until, due, digest, causes, reason, detail, no_claim, need_until, start_ms, exported`
+)
+
+// lease is a row of leases.
+type lease struct {
+	pool.Lease
+	noClaim bool
+	// needUntil is the least deadline of a machine that fits, in milliseconds.
+	needUntil int64
+	// startMS is how long starting may take before the worker looks at it.
+	startMS  int64
+	exported bool
+	// The JSON texts as stored; Want, Choices and Causes are made from them
+	// when the row leaves the store (see decode) or is worked on.
+	want, choices, causes string
+}
+
+func (l *lease) fields() []any {
+	return []any{
+		&l.Seq, &l.ID, &l.Generation, (*string)(&l.Kind), (*string)(&l.State), &l.Waiter, &l.want, &l.choices, &l.Pool,
+		&l.InstanceID, (*stamp)(&l.Arrived), (*stamp)(&l.Claimed), (*stamp)(&l.Active), (*stamp)(&l.Ended),
+		(*stamp)(&l.LastCall), (*stamp)(&l.WaitUntil), (*stamp)(&l.Due), &l.Digest, &l.causes, &l.Reason, &l.Detail,
+		(*truth)(&l.noClaim), &l.needUntil, &l.startMS, (*truth)(&l.exported),
+	}
+}
+
+// values are the insert's.
+func (l *lease) values() []any {
+	return []any{
+		l.ID, l.Generation, string(l.Kind), string(l.State), l.Waiter, l.want, l.choices, l.Pool,
+		l.InstanceID, ms(l.Arrived), ms(l.Claimed), ms(l.Active), ms(l.Ended),
+		ms(l.LastCall), ms(l.WaitUntil), ms(l.Due), l.Digest, l.causes, l.Reason, l.Detail,
+		bit(l.noClaim), l.needUntil, l.startMS, bit(l.exported),
+	}
+}
+
+// encode makes the stored texts of a new lease.
+func (l *lease) encode() error {
+	var err error
+	if l.want, err = encodeJSON(l.Want, wantIsZero(l.Want)); err != nil {
+		return err
+	}
+	if l.choices, err = encodeJSON(l.Choices, len(l.Choices) == 0); err != nil {
+		return err
+	}
+	l.causes, err = encodeJSON(l.Causes, len(l.Causes) == 0)
+	return err
+}
+
+// decode is the reverse.
+func (l *lease) decode() error {
+	if err := decodeJSON(l.want, &l.Want); err != nil {
+		return fmt.Errorf("want of lease %q: %w", l.ID, err)
+	}
+	if err := decodeJSON(l.choices, &l.Choices); err != nil {
+		return fmt.Errorf("choices of lease %q: %w", l.ID, err)
+	}
+	if err := decodeJSON(l.causes, &l.Causes); err != nil {
+		return fmt.Errorf("causes of lease %q: %w", l.ID, err)
+	}
+	return nil
+}
+
+func wantIsZero(w pool.Want) bool {
+	return w.Tenant == "" && w.ResourceClass == "" && w.Image == "" && w.ImageVersion == "" && w.MachineType == "" &&
+		w.Zone == "" && w.DiskGiB == 0 && !w.Nested && !w.GPU && w.Life == 0 && w.Ports == nil && w.Storage == "" && w.Labels == nil
+}
+
+// encodeJSON writes the empty text for what is empty, the ordinary case.
+func encodeJSON(v any, empty bool) (string, error) {
+	if empty {
+		return "", nil
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "", fmt.Errorf("%w: %w", pool.ErrInvalid, err)
+	}
+	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+func decodeJSON(text string, into any) error {
+	if text == "" {
+		return nil
+	}
+	return json.Unmarshal([]byte(text), into)
+}
+
+// poolColumns are read in this order.
+const poolColumns = `name, driver, scope, min, max, spec_hash, last_spec, platform, retired, counted, holder, generation,
+	held_until, updated`
+
+type poolRow struct {
+	pool.PoolRow
+	spec, platform string
+}
+
+func (p *poolRow) fields() []any {
+	return []any{
+		&p.Name, &p.Driver, &p.Scope, (*number)(&p.Min), (*number)(&p.Max), &p.SpecHash, &p.spec, &p.platform,
+		(*truth)(&p.Retired), (*number)(&p.Counted), &p.Hold.Replica, &p.Hold.Generation, (*stamp)(&p.Hold.Until),
+		(*stamp)(&p.Updated),
+	}
+}
+
+func (p *poolRow) decode() error {
+	if p.spec != "" {
+		p.LastSpec = json.RawMessage(p.spec)
+	}
+	if err := decodeJSON(p.platform, &p.Platform); err != nil {
+		return fmt.Errorf("platform of pool %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// The readers of single rows. lock keeps the row as it is until the end of the
+// transaction, where others write at the same time.
+
+func (t txn) instance(ctx context.Context, id string, lock bool) (*instance, error) {
+	s := SelectInstance
+	if lock {
+		s = LockInstance
+	}
+	var i instance
+	found, err := t.one(ctx, s, i.fields(), id)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("instance %s: %w", id, pool.ErrNotFound)
+	}
+	return &i, nil
+}
+
+// lease reads one generation of a lease, or for generation 0 the latest.
+func (t txn) lease(ctx context.Context, k pool.LeaseKey, lock bool) (*lease, error) {
+	var l lease
+	var found bool
+	var err error
+	switch {
+	case k.Generation == 0 && lock:
+		found, err = t.one(ctx, LockLatestLease, l.fields(), k.ID)
+	case k.Generation == 0:
+		found, err = t.one(ctx, SelectLatestLease, l.fields(), k.ID)
+	case lock:
+		found, err = t.one(ctx, LockLease, l.fields(), k.ID, k.Generation)
+	default:
+		found, err = t.one(ctx, SelectLease, l.fields(), k.ID, k.Generation)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("lease %q generation %d: %w", k.ID, k.Generation, pool.ErrNotFound)
+	}
+	return &l, nil
+}
+
+func (t txn) pool(ctx context.Context, name string, lock bool) (*poolRow, error) {
+	s := SelectPool
+	if lock {
+		s = LockPool
+	}
+	var p poolRow
+	found, err := t.one(ctx, s, p.fields(), name)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("pool %s: %w", name, pool.ErrNotFound)
+	}
+	return &p, nil
+}
+
+// instances reads and opens all rows of a query.
+func (t txn) instances(rows *sql.Rows, err error) ([]pool.Instance, error) {
+	var out []pool.Instance
+	err = each(rows, err, func(r *sql.Rows) error {
+		var i instance
+		if err := r.Scan(i.fields()...); err != nil {
+			return err
+		}
+		if err := t.open(&i); err != nil {
+			return err
+		}
+		out = append(out, i.Instance)
+		return nil
+	})
+	return out, err
+}
+
+// leases reads and decodes all rows of a query.
+func leases(rows *sql.Rows, err error) ([]pool.Lease, error) {
+	var out []pool.Lease
+	err = each(rows, err, func(r *sql.Rows) error {
+		var l lease
+		if err := r.Scan(l.fields()...); err != nil {
+			return err
+		}
+		if err := l.decode(); err != nil {
+			return err
+		}
+		out = append(out, l.Lease)
+		return nil
+	})
+	return out, err
+}
+
+// events writes an operation's events; those without a time get the
+// operation's.
+func (t txn) events(ctx context.Context, now int64, events []pool.Event) error {
+	for _, e := range events {
+		when := ms(e.At)
+		if when == 0 {
+			when = now
+		}
+		if _, err := t.Exec(ctx, InsertEvent, when, clean(e.Pool), clean(e.Instance), clean(e.Lease), e.Generation,
+			clean(e.Reason), clean(e.Message)); err != nil {
+			return fmt.Errorf("event %s: %w", e.Reason, err)
+		}
+	}
+	return nil
+}

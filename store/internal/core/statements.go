@@ -1,0 +1,210 @@
+package core
+
+// Stmt names a statement. Dialects prepare it, or replace its text, by name.
+type Stmt int
+
+// The statements, grouped by table.
+const (
+	SelectMeta Stmt = iota
+	SetController
+	SetSealKey
+	Probe
+	AnySealed
+	InsertIncarnation
+	Beat
+	SelectIncarnations
+
+	SelectPool
+	LockPool
+	SelectPools
+	SelectPoolNames
+	UpsertPool
+	RetirePool
+	HoldPool
+	Count
+	SetCounted
+	CountInstances
+
+	InsertInstance
+	SelectInstance
+	LockInstance
+	ClaimWarm
+	ClaimWarmFirmly
+	MoveInstance
+	BindInstance
+	GoneInstance
+	PostponeInstance
+	SetDisks
+	LeaseInstanceCalled
+	SelectDueInstances
+	AdoptInstances
+	SelectGroups
+	SelectDrifted
+
+	InsertLease
+	SelectLease
+	LockLease
+	SelectLatestLease
+	LockLatestLease
+	LockWaitingLease
+	SaveLease
+	TouchLease
+	SelectDueLeases
+	SelectWaiting
+	SelectWaiters
+	OrphanLeases
+
+	InsertChoice
+	DropChoices
+	DropOrphanChoices
+	MatchWaiter
+	CountAhead
+
+	PutVariable
+	SelectVariables
+	DropVariables
+
+	InsertEvent
+	SelectTombstone
+	DropTombstone
+	InsertTombstone
+	BoundTombstones
+
+	PurgeInstances
+	PurgeLeases
+	PurgeEvents
+	PurgeTombstones
+
+	// NumStmts is how many there are.
+	NumStmts
+)
+
+// Statements is the text of every statement.
+type Statements [NumStmts]string
+
+// warmFits selects the machine a claim takes. $6 is the pool, $7 the shape, $8
+// the zone or "", $9 the least deadline.
+const warmFits = `SELECT id FROM instances
+	WHERE pool = $6 AND shape = $7 AND state = 'warm' AND ($8 = '' OR zone = $8) AND (deadline = 0 OR deadline >= $9)
+	ORDER BY created, id LIMIT 1`
+
+// Claim is the claim with the given way of locking the machine it chose.
+func Claim(lock string) string {
+	return `UPDATE instances SET state = 'leased', since = $1, due = $2, lease_id = $3, lease_generation = $4, kind = $5,
+	bound = 1, attempts = 0, reason = '', detail = ''
+	WHERE id = (` + warmFits + lock + `) RETURNING ` + instanceColumns
+}
+
+const (
+	selectLatest = `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 ORDER BY generation DESC LIMIT 1`
+	matchWaiter  = `SELECT seq FROM lease_choices
+	WHERE pool = $1 AND shape = $2 AND no_claim = 0 AND need_until <= $3 AND (zone = '' OR zone = $4)
+	ORDER BY seq LIMIT 1`
+)
+
+// Portable are the texts as they are where nobody else writes at the same time.
+func Portable() Statements {
+	return Statements{
+		SelectMeta:    `SELECT controller, born, seal_key FROM meta WHERE id = 1`,
+		SetController: `UPDATE meta SET controller = $1, born = $2 WHERE id = 1 AND controller = ''`,
+		SetSealKey:    `UPDATE meta SET seal_key = $1 WHERE id = 1`,
+		Probe:         `UPDATE meta SET probed = probed + 1 WHERE id = 1`,
+		AnySealed: `SELECT CASE WHEN EXISTS (SELECT 1 FROM instances WHERE identity IS NOT NULL)
+	OR EXISTS (SELECT 1 FROM lease_env) THEN 1 ELSE 0 END`,
+		InsertIncarnation: `INSERT INTO controllers (incarnation, started, seen) VALUES ($1, $2, $2)
+	ON CONFLICT (incarnation) DO UPDATE SET seen = CASE WHEN excluded.seen > controllers.seen THEN excluded.seen ELSE controllers.seen END`,
+		Beat:               `UPDATE controllers SET seen = CASE WHEN seen < $1 THEN $1 ELSE seen END WHERE incarnation = $2`,
+		SelectIncarnations: `SELECT incarnation, started, seen FROM controllers ORDER BY started, incarnation`,
+
+		SelectPool:      `SELECT ` + poolColumns + ` FROM pools WHERE name = $1`,
+		LockPool:        `SELECT ` + poolColumns + ` FROM pools WHERE name = $1`,
+		SelectPools:     `SELECT ` + poolColumns + ` FROM pools ORDER BY name`,
+		SelectPoolNames: `SELECT name FROM pools ORDER BY name`,
+		UpsertPool: `INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, retired, updated)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9)
+	ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, scope = excluded.scope, min = excluded.min, max = excluded.max,
+	spec_hash = excluded.spec_hash, last_spec = excluded.last_spec, platform = excluded.platform, retired = 0, updated = excluded.updated`,
+		RetirePool:     `UPDATE pools SET retired = 1, updated = $1 WHERE name = $2 AND retired = 0`,
+		HoldPool:       `UPDATE pools SET holder = $1, generation = $2, held_until = $3 WHERE name = $4`,
+		Count:          `UPDATE pools SET counted = CASE WHEN counted + $1 < 0 THEN 0 ELSE counted + $1 END WHERE name = $2`,
+		SetCounted:     `UPDATE pools SET counted = $1 WHERE name = $2`,
+		CountInstances: `SELECT count(*) FROM instances WHERE pool = $1 AND state <> 'gone'`,
+
+		InsertInstance: `INSERT INTO instances (` + instanceColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+	$13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37)`,
+		SelectInstance:  `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
+		LockInstance:    `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
+		ClaimWarm:       Claim(""),
+		ClaimWarmFirmly: Claim(""),
+		MoveInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
+	bound = $8, zone = $9, cloud_id = $10, address = $11, port = $12, warmed = $13, agent_version = $14 WHERE id = $15`,
+		BindInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
+	bound = $8, zone = $9, cloud_id = $10, address = $11, port = $12, warmed = $13, agent_version = $14, kind = $15,
+	lease_id = $16, lease_generation = $17, cold = $18 WHERE id = $19`,
+		GoneInstance: `UPDATE instances SET state = 'gone', since = $1, due = 0, attempts = 0, reason = $2, detail = $3, bound = 0,
+	address = $4, port = $5, identity = NULL WHERE id = $6`,
+		PostponeInstance: `UPDATE instances SET due = $1, attempts = $2, reason = $3, detail = $4 WHERE id = $5`,
+		SetDisks:         `UPDATE instances SET disks = $1 WHERE id = $2`,
+		LeaseInstanceCalled: `SELECT ` + instanceColumns + ` FROM instances
+	WHERE lease_id = $1 AND lease_id <> '' AND (id = $2 OR cloud_id = $2 OR name = $2)
+	ORDER BY lease_generation DESC, created DESC LIMIT 1`,
+		SelectDueInstances: `SELECT ` + instanceColumns + ` FROM instances
+	WHERE pool = $1 AND state <> 'gone' AND due <= $2 ORDER BY due, id LIMIT $3`,
+		AdoptInstances: `UPDATE instances SET due = $1 WHERE pool = $2 AND state <> 'gone'
+	AND state IN ('creating', 'booting', 'hibernating', 'resuming', 'suspending', 'destroying')`,
+		SelectGroups: `SELECT state, variant, tenant, shape, recipe, count(*) FROM instances
+	WHERE pool = $1 AND bound = 0 AND state <> 'gone' GROUP BY state, variant, tenant, shape, recipe
+	ORDER BY state, variant, tenant, shape, recipe`,
+		SelectDrifted: `SELECT ` + instanceColumns + ` FROM instances
+	WHERE pool = $1 AND state = 'warm' AND recipe <> $2 ORDER BY created, id LIMIT $3`,
+
+		InsertLease: `INSERT INTO leases (` + leaseInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+	$14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) RETURNING seq`,
+		SelectLease:       `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 AND generation = $2`,
+		LockLease:         `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 AND generation = $2`,
+		SelectLatestLease: selectLatest,
+		LockLatestLease:   selectLatest,
+		LockWaitingLease:  `SELECT ` + leaseColumns + ` FROM leases WHERE seq = $1 AND state = 'waiting' AND waiter <> ''`,
+		SaveLease: `UPDATE leases SET state = $1, waiter = $2, choices = $3, pool = $4, instance_id = $5, claimed = $6,
+	activated = $7, ended = $8, last_call = $9, wait_until = $10, due = $11, causes = $12, reason = $13, detail = $14,
+	no_claim = $15, need_until = $16, start_ms = $17, exported = $18 WHERE seq = $19`,
+		TouchLease: `UPDATE leases SET last_call = CASE WHEN last_call < $1 THEN $1 ELSE last_call END
+	WHERE id = $2 AND generation = $3`,
+		SelectDueLeases: `SELECT ` + leaseColumns + ` FROM leases
+	WHERE state NOT IN ('ended', 'lost') AND due <= $1 ORDER BY due, seq LIMIT $2`,
+		SelectWaiting: `SELECT ` + leaseColumns + ` FROM leases
+	WHERE seq IN (SELECT DISTINCT seq FROM lease_choices WHERE pool = $1 ORDER BY seq LIMIT $2) ORDER BY seq`,
+		SelectWaiters: `SELECT DISTINCT waiter FROM leases WHERE waiter <> ''`,
+		OrphanLeases:  `UPDATE leases SET waiter = '', due = $1 WHERE waiter = $2 AND waiter <> ''`,
+
+		InsertChoice: `INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until)
+	VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		DropChoices: `DELETE FROM lease_choices WHERE seq = $1`,
+		DropOrphanChoices: `DELETE FROM lease_choices
+	WHERE seq IN (SELECT seq FROM leases WHERE waiter = $1 AND waiter <> '')`,
+		MatchWaiter: matchWaiter,
+		CountAhead: `SELECT count(*) FROM
+	(SELECT DISTINCT seq FROM lease_choices WHERE pool = $1 AND seq < $2 LIMIT $3) AS ahead`,
+
+		PutVariable: `INSERT INTO lease_env (seq, name, value, updated) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (seq, name) DO UPDATE SET value = excluded.value, updated = excluded.updated`,
+		SelectVariables: `SELECT name, value FROM lease_env WHERE seq = $1`,
+		DropVariables:   `DELETE FROM lease_env WHERE seq = $1`,
+
+		InsertEvent: `INSERT INTO events (at, pool, instance, lease, generation, reason, message)
+	VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		SelectTombstone: `SELECT until FROM tombstones WHERE lease_id = $1`,
+		DropTombstone:   `DELETE FROM tombstones WHERE lease_id = $1`,
+		InsertTombstone: `INSERT INTO tombstones (lease_id, until) VALUES ($1, $2) RETURNING seq`,
+		BoundTombstones: `DELETE FROM tombstones WHERE seq <= $1`,
+
+		PurgeInstances: `DELETE FROM instances WHERE id IN
+	(SELECT id FROM instances WHERE state = 'gone' AND since < $1 ORDER BY since LIMIT $2)`,
+		PurgeLeases: `DELETE FROM leases WHERE seq IN
+	(SELECT l.seq FROM leases AS l WHERE l.state IN ('ended', 'lost') AND l.ended < $1
+	AND NOT EXISTS (SELECT 1 FROM instances AS i WHERE i.id = l.instance_id AND i.state <> 'gone')
+	ORDER BY l.ended LIMIT $2)`,
+		PurgeEvents:     `DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2)`,
+		PurgeTombstones: `DELETE FROM tombstones WHERE seq IN (SELECT seq FROM tombstones WHERE until < $1 ORDER BY until LIMIT $2)`,
+	}
+}
