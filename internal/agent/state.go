@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,24 +12,31 @@ import (
 )
 
 // state is one run's folder below the state directory: the outputs of its
-// steps, and a record of each process it has started, so that the next run can
-// end what this one left behind when it was killed.
+// steps, and a journal of the processes it has started, so that the next run
+// can end what this one left behind when it was killed.
 type state struct {
-	dir  string
-	boot string
-	log  *slog.Logger
+	dir     string
+	journal *os.File
+	log     *slog.Logger
 }
 
 // The files of a run's folder.
 const (
 	ownerFile    = "owner.json"
-	recordSuffix = ".process.json"
+	journalFile  = "processes.jsonl"
 	outputSuffix = ".output"
 )
 
-// record is what outlives a killed agent.
-type record struct {
+// owner says which process a run's folder belongs to, and in which boot.
+type owner struct {
 	Boot string `json:"boot"`
+	target
+}
+
+// entry is a line of the journal. The last one of a step counts.
+type entry struct {
+	Step int  `json:"step"`
+	Gone bool `json:"gone,omitempty"`
 	target
 }
 
@@ -45,12 +53,19 @@ func openState(root string, log *slog.Logger) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	s := &state{dir: dir, boot: boot, log: log}
 	self := os.Getpid()
-	if err := s.write(ownerFile, record{Boot: boot, target: target{PID: self, Start: startTime(self)}}); err != nil {
+	text, err := json.Marshal(owner{Boot: boot, target: target{PID: self, Start: startTime(self)}})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, ownerFile), text, 0o600)
+	}
+	var journal *os.File
+	if err == nil {
+		journal, err = os.OpenFile(filepath.Join(dir, journalFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("state directory: %w", err), os.RemoveAll(dir))
 	}
-	return s, nil
+	return &state{dir: dir, journal: journal, log: log}, nil
 }
 
 // sweepRuns cleans up after runs whose agent does not live any more. What goes
@@ -63,16 +78,12 @@ func sweepRuns(runs, boot string, log *slog.Logger) {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(runs, e.Name())
-		var owner record
-		if err := readRecord(filepath.Join(dir, ownerFile), &owner); err == nil &&
-			owner.Boot == boot && owner.PID != os.Getpid() && owner.Start != 0 && startTime(owner.PID) == owner.Start {
+		of := readOwner(filepath.Join(dir, ownerFile))
+		if of.Boot == boot && of.Start != 0 && startTime(of.PID) == of.Start {
 			continue
 		}
-		if targets := readTargets(dir, boot); len(targets) > 0 {
-			log.Info("ending processes an earlier run of the agent has left", "sessions", len(targets))
-			if err := terminate(targets, killPolicy{terms: 1, interval: defaultGrace}); err != nil {
-				log.Warn("processes of an earlier run cannot be ended", "err", err)
-			}
+		if of.Boot == boot {
+			endRun(dir, log)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			log.Warn("an earlier run cannot be removed", "dir", dir, "err", err)
@@ -80,55 +91,69 @@ func sweepRuns(runs, boot string, log *slog.Logger) {
 	}
 }
 
-func readTargets(dir, boot string) []target {
-	names, err := filepath.Glob(filepath.Join(dir, "*"+recordSuffix))
-	if err != nil {
-		return nil
+// readOwner returns an owner that is nobody where there is no whole file.
+func readOwner(path string) owner {
+	var o owner
+	text, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(text, &o) != nil {
+		return owner{}
 	}
-	var targets []target
-	for _, name := range names {
-		var r record
-		if readRecord(name, &r) == nil && r.Boot == boot {
-			targets = append(targets, r.target)
+	return o
+}
+
+// endRun ends the processes in a run's journal.
+func endRun(dir string, log *slog.Logger) {
+	text, err := os.ReadFile(filepath.Join(dir, journalFile))
+	if err != nil {
+		return // the agent ended before it started anything
+	}
+	targets := readJournal(text)
+	if countAlive(targets) == 0 {
+		return
+	}
+	log.Info("ending processes an earlier run of the agent has left", "steps", len(targets))
+	if err := terminate(targets, killPolicy{terms: 1, interval: defaultGrace}); err != nil {
+		log.Warn("processes of an earlier run cannot be ended", "err", err)
+	}
+}
+
+// readJournal returns what may still be there. A last line that was cut off is
+// left out.
+func readJournal(text []byte) []target {
+	last := make(map[int]target)
+	for line := range bytes.Lines(text) {
+		var e entry
+		if json.Unmarshal(line, &e) != nil {
+			continue
 		}
+		if e.Gone {
+			delete(last, e.Step)
+			continue
+		}
+		last[e.Step] = e.target
+	}
+	targets := make([]target, 0, len(last))
+	for _, t := range last {
+		targets = append(targets, t)
 	}
 	return targets
 }
 
-func readRecord(path string, into *record) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, into)
-}
+// note records what step n starts. It is called before the start with the
+// marker alone, and after it with the process.
+func (s *state) note(n int, t target) { s.add(entry{Step: n, target: t}) }
 
-// write replaces a file whole, so that a kill leaves the old or the new one.
-func (s *state) write(name string, v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(s.dir, name)
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
+// forget records that the processes of step n are gone.
+func (s *state) forget(n int) { s.add(entry{Step: n, Gone: true}) }
 
-// note records what step number n starts. It is called before the start with
-// the marker alone, and after it with the process.
-func (s *state) note(n int, t target) {
-	if err := s.write(strconv.Itoa(n)+recordSuffix, record{Boot: s.boot, target: t}); err != nil {
+// add appends a line in one write, so that steps do not mix theirs.
+func (s *state) add(e entry) {
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = s.journal.Write(append(line, '\n'))
+	}
+	if err != nil {
 		s.log.Warn("process cannot be recorded; it would outlive a killed agent", "err", err)
-	}
-}
-
-// forget removes the record of a step whose processes are gone.
-func (s *state) forget(n int) {
-	err := os.Remove(filepath.Join(s.dir, strconv.Itoa(n)+recordSuffix))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Warn("record of a process cannot be removed", "err", err)
 	}
 }
 
@@ -137,7 +162,7 @@ func (s *state) outputPath(n int) string {
 }
 
 func (s *state) close() {
-	if err := os.RemoveAll(s.dir); err != nil {
+	if err := errors.Join(s.journal.Close(), os.RemoveAll(s.dir)); err != nil {
 		s.log.Warn("state of this run cannot be removed", "dir", s.dir, "err", err)
 	}
 }
