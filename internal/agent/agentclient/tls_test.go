@@ -24,14 +24,13 @@ func TestTLSErrorsAreExplained(t *testing.T) {
 		return id
 	}
 	stranger := identity(t, "m2")
-	unknownCA, hostname, invalid := x509.UnknownAuthorityError{}, x509.HostnameError{}, x509.CertificateInvalidError{}
 
 	t.Run("another authority", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, rigOptions{shown: &stranger}, nil)
 		_, err := newClient(t, hasty()).Health(t.Context(), r.target)
 		wantError(t, err, "shows a certificate of another authority")
-		if !errors.As(err, &unknownCA) {
+		if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 			t.Errorf("the cause is lost: %v", err)
 		}
 	})
@@ -41,7 +40,7 @@ func TestTLSErrorsAreExplained(t *testing.T) {
 		r.target.Identity.ServerName = "renamed.example"
 		_, err := newClient(t, hasty()).Health(t.Context(), r.target)
 		wantError(t, err, `has a certificate for [runner.example], not for the server name "renamed.example"`)
-		if !errors.As(err, &hostname) {
+		if _, ok := errors.AsType[x509.HostnameError](err); !ok {
 			t.Errorf("the cause is lost: %v", err)
 		}
 	})
@@ -58,7 +57,7 @@ func TestTLSErrorsAreExplained(t *testing.T) {
 			target := r.net.target(tc.id)
 			_, err := newClient(t, hasty()).Health(t.Context(), target)
 			wantError(t, err, "this host's clock says")
-			if !errors.As(err, &invalid) {
+			if _, ok := errors.AsType[x509.CertificateInvalidError](err); !ok {
 				t.Errorf("the cause is lost: %v", err)
 			}
 		})
