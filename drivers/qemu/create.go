@@ -160,7 +160,7 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 	defer mon.Close()
 	d.hook(phaseStarted)
 	if err := load(ctx, mon, devices, true); err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !d.endOf(m.Name).killed {
 			// What does not load once never will: the next one makes it anew.
 			d.log.Warn("template does not load and is dropped", "driver", "qemu", "template", t.key, "err", m.withWords(err))
 			err = errors.Join(err, d.dropTemplate(t))
@@ -185,7 +185,7 @@ func (d *Driver) launch(ctx context.Context, m *machine, mem memory, ram ...*os.
 	if err != nil {
 		return nil, err
 	}
-	kernel, initramfs, err := t.openKernel()
+	kernel, initramfs, err := t.openPair(stubKernelFile, stubInitramfsFile)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,8 @@ const (
 	// destroyPatience is how long a destroy waits for whoever works on the
 	// machine before it ends QEMU under them.
 	destroyPatience = 2 * time.Second
+	// letGoPatience is how long they may take then to notice.
+	letGoPatience = 5 * time.Second
 )
 
 // Destroy ends machines and removes all that was theirs. There are no disks
@@ -88,7 +90,7 @@ func (d *Driver) lockToDestroy(ctx context.Context, s seat) (func(), error) {
 	if err := s.killHolder(filepath.Base(s.path)); err != nil {
 		return nil, err
 	}
-	ctx, cancel = context.WithTimeoutCause(ctx, killPatience, errors.New("somebody else works on the machine and does not let go"))
+	ctx, cancel = context.WithTimeoutCause(ctx, letGoPatience, errors.New("somebody else works on the machine and does not let go"))
 	defer cancel()
 	return s.lockOp(ctx)
 }

@@ -41,7 +41,7 @@ type Driver struct {
 
 	mu       sync.Mutex
 	children map[int]string     // process ids of QEMUs we started, to reap
-	ends     map[string]string  // how they ended, by machine
+	ends     map[string]ending  // how they ended, by machine
 	checked  map[string]checked // what the monitor said last, by machine
 	probed   probed             // the version of the program
 	memory   []ram              // templates' memory, the latest used last
@@ -95,7 +95,7 @@ func New(o drivers.Options) (*Driver, error) {
 	d := &Driver{
 		cfg: c, arch: arch, dir: filepath.Clean(o.DataDir), binary: c.Binary, addresses: addresses, uids: uids,
 		asRoot: os.Geteuid() == 0, userData: userData, log: o.Log, host: realHost(), hook: func(string) {},
-		children: map[int]string{}, ends: map[string]string{}, checked: map[string]checked{},
+		children: map[int]string{}, ends: map[string]ending{}, checked: map[string]checked{},
 	}
 	if d.binary == "" {
 		d.binary = arch.binary

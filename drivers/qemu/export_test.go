@@ -15,6 +15,9 @@ func (d *Driver) SetHost(total, available, disk int64) {
 	}
 }
 
+// PhaseLoaded is when the state is in and the CPUs stand.
+const PhaseLoaded = phaseLoaded
+
 // Phases of Create, in order, and of Suspend and Resume.
 var (
 	CreatePhases = []string{phaseFolder, phaseStarted, phaseLoaded, phaseRuns}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,10 +53,14 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 			continue
 		}
 		m, err := d.open(e.Name())
+		if errors.Is(err, drivers.ErrNotFound) {
+			// A folder that goes is renamed first; one that is still here has
+			// lost its record.
+			if _, serr := os.Stat(filepath.Join(d.machinesDir(), e.Name())); errors.Is(serr, os.ErrNotExist) {
+				continue
+			}
+		}
 		switch {
-		case errors.Is(err, drivers.ErrNotFound):
-			// Removed while we read. A folder that stays without its record
-			// was not made by us.
 		case err != nil:
 			d.log.Warn("machine folder is unreadable; it is listed by name only", "driver", "qemu", "instance", e.Name(), "err", err)
 			l.Complete = false

@@ -178,12 +178,27 @@ func (d *Driver) reap() {
 		case err == nil && got == 0, errors.Is(err, syscall.EINTR):
 			continue
 		case err == nil && status.Signaled():
-			d.ends[name] = "QEMU was ended by signal " + status.Signal().String()
+			d.ends[name] = ending{"QEMU was ended by signal " + status.Signal().String(), true}
 		case err == nil:
-			d.ends[name] = "QEMU ended with code " + strconv.Itoa(status.ExitStatus())
+			d.ends[name] = ending{"QEMU ended with code " + strconv.Itoa(status.ExitStatus()), false}
 		}
 		delete(d.children, pid)
 	}
+}
+
+// ending is how a QEMU of ours ended.
+type ending struct {
+	text string
+	// killed: by a signal, so it says nothing about what QEMU was given.
+	killed bool
+}
+
+// endOf is how a machine's QEMU ended, if it was ours and is known.
+func (d *Driver) endOf(name string) ending {
+	d.reap()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ends[name]
 }
 
 // born notes a child to reap.

@@ -117,10 +117,7 @@ func (d *Driver) mustLive(m *machine) error {
 
 // reasonOf says in words why a machine is dead.
 func (d *Driver) reasonOf(m *machine) string {
-	d.reap()
-	d.mu.Lock()
-	reason := d.ends[m.Name]
-	d.mu.Unlock()
+	reason := d.endOf(m.Name).text
 	words := m.lastWords()
 	switch {
 	case reason != "" && words != "":

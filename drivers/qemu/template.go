@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 	ramFile      = "ram"   // memory, sparse; never changed once it is here
 	devicesFile  = "state" // all of the machine but its memory
 	templateFile = "template.json"
+	// What QEMU is given as kernel and initramfs when it only loads a state.
+	stubKernelFile    = "vmlinuz.stub"
+	stubInitramfsFile = "initramfs.stub"
 )
 
 const (
@@ -213,6 +217,9 @@ func (d *Driver) buildTemplate(ctx context.Context, r recipe, key string) (err e
 	if err := b.saveTo(ctx); err != nil {
 		return b.withWords(err)
 	}
+	if err := b.writeStubs(); err != nil {
+		return err
+	}
 	info := templateInfo{QEMU: r.qemu.text, Args: d.commandLine(r).args(), Image: r.img.Name, MemoryMB: r.memoryMB, Built: time.Now().UTC()}
 	raw, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
@@ -267,7 +274,7 @@ func (d *Driver) boot(ctx context.Context, r recipe, patience time.Duration) (_ 
 	if b.ram, err = newRAM(b.guest, int64(r.memoryMB)*mib); err != nil {
 		return nil, err
 	}
-	kernel, initramfs, err := b.openKernel()
+	kernel, initramfs, err := b.openPair(image.KernelFile, image.InitramfsFile)
 	if err != nil {
 		return nil, err
 	}
@@ -359,15 +366,62 @@ func (b *booted) end(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// openKernel opens the kernel and the initramfs of a template's folder.
-func (s seat) openKernel() (kernel, initramfs *os.File, err error) {
-	if kernel, err = os.Open(s.file(image.KernelFile)); err != nil {
+// openPair opens a kernel and an initramfs of a template's folder.
+func (s seat) openPair(kernelName, initramfsName string) (kernel, initramfs *os.File, err error) {
+	if kernel, err = os.Open(s.file(kernelName)); err != nil {
 		return nil, nil, err
 	}
-	if initramfs, err = os.Open(s.file(image.InitramfsFile)); err != nil {
+	if initramfs, err = os.Open(s.file(initramfsName)); err != nil {
 		return nil, nil, errors.Join(err, kernel.Close())
 	}
 	return kernel, initramfs, nil
+}
+
+// writeStubs makes what QEMU reads as kernel and initramfs when it loads a
+// state: it insists on both and keeps a copy, 14 MB of each machine, though a
+// machine that has booted never looks at them again. For a PC the header is
+// enough; elsewhere, where QEMU puts the kernel into the guest's memory itself,
+// they are the whole files.
+func (s seat) writeStubs() error {
+	if runtime.GOARCH != "amd64" {
+		return errors.Join(os.Link(s.file(image.KernelFile), s.file(stubKernelFile)), os.Link(s.file(image.InitramfsFile), s.file(stubInitramfsFile)))
+	}
+	kernel, err := os.ReadFile(s.file(image.KernelFile))
+	if err != nil {
+		return err
+	}
+	n := setupSize(kernel) + sector // QEMU wants something behind the header
+	if n > len(kernel) {
+		return fmt.Errorf("%s is no Linux kernel", image.KernelFile)
+	}
+	for name, data := range map[string][]byte{stubKernelFile: kernel[:n], stubInitramfsFile: make([]byte, sector)} {
+		if err := writeSynced(s.file(name), data); err != nil {
+			return err
+		}
+		// QEMU may run under another user.
+		if err := os.Chmod(s.file(name), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sector is the unit of a kernel's header.
+const sector = 512
+
+// setupSize is the size of a bzImage's real-mode part: a boot sector and as
+// many more as its byte at 0x1f1 says, 4 for 0; see the kernel's
+// Documentation/arch/x86/boot.rst.
+func setupSize(kernel []byte) int {
+	const setupSects = 0x1f1
+	if len(kernel) <= setupSects {
+		return len(kernel)
+	}
+	n := int(kernel[setupSects])
+	if n == 0 {
+		n = 4
+	}
+	return (n + 1) * sector
 }
 
 // linkOrCopy gives a file a second name, or where that is not possible (another
