@@ -94,6 +94,9 @@ func serve(ctx context.Context, envFile string, stderr io.Writer) error {
 			cert: set.text("SERVER_CERT_FILE", defaultCert),
 			key:  set.text("SERVER_KEY_FILE", defaultKey),
 		}, log)
+		if ctx.Err() != nil {
+			return errors.Join(ln.Close(), a.Close()) // told to stop while it waited
+		}
 		if err != nil {
 			return errors.Join(err, ln.Close(), a.Close())
 		}

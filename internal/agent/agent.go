@@ -15,8 +15,9 @@ import (
 
 // Errors callers know by their text.
 var (
-	errNoID       = errors.New("ID needs to be set")
-	errNotStarted = errors.New("Step has not started") //nolint:staticcheck // callers know it with this capital
+	errNoID = errors.New("ID needs to be set")
+	//lint:ignore ST1005 callers know it with this capital
+	errNotStarted = errors.New("Step has not started")
 	errDestroyed  = errors.New("the stage is destroyed; set it up before starting another step")
 	errStopping   = errors.New("the agent is stopping")
 	errKnown      = errors.New("step is known already")

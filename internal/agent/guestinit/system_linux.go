@@ -219,17 +219,21 @@ const userDataTail = 2 << 10
 // runUserData runs the machine's script once, before the machine is ready. It
 // is a shell script unless it begins with #!.
 func runUserData(ctx context.Context, spawn agent.Spawner, script string, log *slog.Logger) error {
+	return runScript(ctx, spawn, userDataFile, script, log)
+}
+
+func runScript(ctx context.Context, spawn agent.Spawner, path, script string, log *slog.Logger) error {
 	if script == "" {
 		return nil
 	}
 	if !strings.HasPrefix(script, "#!") {
 		script = "#!/bin/sh\n" + script
 	}
-	if err := os.WriteFile(userDataFile, []byte(script), 0o700); err != nil {
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		return fmt.Errorf("user data: %w", err)
 	}
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, userDataFile)
+	cmd := exec.CommandContext(ctx, path)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second // what it leaves in the background does not hold the boot
 	err := spawn.Start(cmd)
