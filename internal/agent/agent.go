@@ -164,18 +164,21 @@ func (a *Agent) Start(ctx context.Context, req *agentapi.StartStepRequest) error
 	if req.ID == "" {
 		return errNoID
 	}
-	stage, number, err := a.admit(req.ID)
-	if stage == nil || err != nil {
+	at, err := a.admit(req.ID)
+	if errors.Is(err, errKnown) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	st, err := newStep(a, req, stage.setup, number)
+	st, err := newStep(a, req, at.setup, at.number)
 	if err != nil {
 		return err
 	}
 	// The step outlives the request that started it; destroy and Close end it.
 	runCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	st.cancel = cancel
-	if err := a.register(st); err != nil {
+	if err := a.register(st, at.stage); err != nil {
 		cancel(err)
 		st.out.close()
 		st.spool.remove()
@@ -191,25 +194,32 @@ func (a *Agent) Start(ctx context.Context, req *agentapi.StartStepRequest) error
 	return nil
 }
 
-// admit returns a copy of the stage's setup and a number for a new step, or
-// nothing if the step is known already.
-func (a *Agent) admit(id string) (*stage, int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch err := a.refusalLocked(id); {
-	case errors.Is(err, errKnown):
-		return nil, 0, nil
-	case err != nil:
-		return nil, 0, err
-	}
-	a.numbered++
-	return &stage{setup: a.stage.setup}, a.numbered, nil
+// admission is what a new step is made from.
+type admission struct {
+	stage  *stage
+	setup  agentapi.SetupRequest
+	number int
 }
 
-// register enters a step into the table, unless something came between.
-func (a *Agent) register(st *step) error {
+// admit gives a new step its number, or the reason why there is none.
+func (a *Agent) admit(id string) (admission, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.refusalLocked(id); err != nil {
+		return admission{}, err
+	}
+	a.numbered++
+	return admission{stage: a.stage, setup: a.stage.setup, number: a.numbered}, nil
+}
+
+// register enters a step into the table of the stage it was made for, unless
+// something came between.
+func (a *Agent) register(st *step, of *stage) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stage != of {
+		return errDestroyed
+	}
 	if err := a.refusalLocked(st.req.ID); err != nil {
 		return err
 	}

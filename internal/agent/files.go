@@ -63,8 +63,12 @@ func chmod(path string, mode, fallback fs.FileMode) error {
 }
 
 // makeShared makes the folder steps share, open to all users as /tmp is,
-// since steps may run as another user than the agent.
+// since steps may run as another user than the agent. One that exists is left
+// as it is.
 func makeShared(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("shared folder: %w", err)
 	}

@@ -21,6 +21,11 @@ func Run(ctx context.Context, o Options) error {
 	if os.Getpid() != 1 {
 		return errors.New("init: this is process 1 of a local machine; to serve on this one use: runner-agent server")
 	}
+	// By default these would end the program, and with it the machine. They are
+	// caught and dropped: if they were ignored, steps would inherit that.
+	dropped := make(chan os.Signal, 1)
+	signal.Notify(dropped, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGALRM, unix.SIGPIPE)
+	defer signal.Stop(dropped)
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT, unix.SIGUSR2, unix.SIGPWR)
 	defer stop()
 	if err := run(ctx, o); err != nil && ctx.Err() == nil {
