@@ -35,7 +35,7 @@ func (s *Server) poolOwner(w http.ResponseWriter, r *http.Request) error {
 
 // step runs a step and answers when it has ended.
 func (s *Server) step(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.StepRequest](w, r)
+	req, err := decode[api.StepRequest](s, w, r)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (s *Server) step(w http.ResponseWriter, r *http.Request) error {
 
 // destroy ends a stage.
 func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.DestroyRequest](w, r)
+	req, err := decode[api.DestroyRequest](s, w, r)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
 // with a lease in the store its id and pool are enough, without one nothing
 // may be missing.
 func (s *Server) suspend(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.SuspendRequest](w, r)
+	req, err := decode[api.SuspendRequest](s, w, r)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ const bodyTimeout = time.Minute
 // decode reads a delegate's body as its callers expect: keys in any case,
 // unknown ones dropped, the first JSON value counts and what follows it is
 // ignored, null is an empty object. Nothing undoes a Content-Encoding.
-func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
+func decode[T any](s *Server, w http.ResponseWriter, r *http.Request) (T, error) {
 	var v T
 	tooLarge := func() error {
 		w.Header().Set("Connection", "close") // the rest is not worth reading
@@ -29,10 +29,11 @@ func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	if r.ContentLength > api.MaxBody {
 		return v, tooLarge()
 	}
-	// A recorder without deadlines, in tests, reads without.
+	// A recorder without deadlines, in tests, reads without. The deadline goes
+	// only with the last byte: after an answer net/http reads what is left of
+	// a body, and must not wait for it longer than we would.
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	_ = rc.SetReadDeadline(time.Now().Add(s.bodyTimeout))
 
 	body := http.MaxBytesReader(w, r.Body, api.MaxBody)
 	err := json.NewDecoder(body).Decode(&v)
@@ -44,7 +45,9 @@ func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 		}
 		if err != nil {
 			w.Header().Set("Connection", "close")
+			return v, nil
 		}
+		_ = rc.SetReadDeadline(time.Time{})
 		return v, nil
 	}
 	if _, big := errors.AsType[*http.MaxBytesError](err); big {

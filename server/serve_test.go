@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -258,9 +259,8 @@ func TestAPanicIsAnAnswerAndALogLine(t *testing.T) {
 	var out syncBuffer
 	s := newServer(t, server.Config{Log: slog.New(slog.NewJSONHandler(&out, nil)), Service: &fake{
 		destroy: func(context.Context, pool.DestroyRequest) error {
-			var none map[string]int
-			none["x"] = 1
-			return nil
+			var none *pool.Lease
+			return errors.New(none.ID)
 		},
 	}})
 	resp := exchange(t, s.Handler(), "POST", "/destroy", `{"id":"x"}`)
@@ -268,7 +268,7 @@ func TestAPanicIsAnAnswerAndALogLine(t *testing.T) {
 	if resp.StatusCode != 500 || !strings.Contains(body, `"error_msg": "internal error; the runner's log has it under request `+resp.Header.Get("X-Request-Id")) {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
-	if log := out.String(); !strings.Contains(log, "assignment to entry in nil map") || !strings.Contains(log, "serve_test.go") {
+	if log := out.String(); !strings.Contains(log, "nil pointer dereference") || !strings.Contains(log, "serve_test.go") {
 		t.Errorf("the log has no stack: %s", log)
 	}
 }

@@ -64,6 +64,8 @@ type Server struct {
 	started time.Time
 	tcp     http.Handler
 	admin   http.Handler
+	// bodyTimeout is the constant, except in tests.
+	bodyTimeout time.Duration
 
 	// stopping is closed when the stop begins, for answers that would
 	// otherwise go on for ever.
@@ -92,7 +94,7 @@ func New(c Config) *Server {
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
 	}
-	s := &Server{c: c, log: c.Log, started: time.Now().UTC().Truncate(time.Millisecond), stopping: make(chan struct{})}
+	s := &Server{c: c, log: c.Log, started: time.Now().UTC().Truncate(time.Millisecond), stopping: make(chan struct{}), bodyTimeout: bodyTimeout}
 	s.SetService(c.Service, c.Pools)
 	s.metrics = newMetrics(c.Version, func() pool.Service { return s.service().Service })
 	mux := s.routes()

@@ -27,7 +27,7 @@ const defaultTenant = "default"
 
 // setup gives a machine to a stage.
 func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.SetupRequest](w, r)
+	req, err := decode[api.SetupRequest](s, w, r)
 	if err != nil {
 		return err
 	}
