@@ -5,7 +5,9 @@
 set -euo pipefail
 need_go
 mkdir -p .run
-data=$PWD/.run
+# Another folder and pool file are for tests of this very script.
+data=${RUN_DIR:-$PWD/.run}
+mkdir -p "$data"
 pool_file=${POOL_FILE:-examples/pool.yml}
 started=$SECONDS
 
@@ -30,7 +32,10 @@ say "3. The image \"tiny\": a Debian kernel, busybox and the agent."
 bin/drone-runner-aws image build tiny --data-dir "$data" --agent bin/runner-agent
 
 say "4. Serving $pool_file on ${DRONE_HTTP_BIND:-:3000}; data in $data. Stop with Ctrl-C: machines live on, and the next start finds them."
+# In a process group of its own, so that Ctrl-C reaches it once, through here.
+set -m
 bin/drone-runner-aws delegate --pool "$pool_file" --data-dir "$data" &
+set +m
 runner=$!
 trap 'kill -TERM "$runner" 2>/dev/null || true' TERM INT HUP
 
@@ -45,18 +50,18 @@ ready() {
 }
 
 for _ in $(seq 900); do
+	sleep 0.2
 	kill -0 "$runner" 2>/dev/null || break
 	if ready; then
 		scripts/walk.sh print "$((SECONDS - started))"
 		break
 	fi
-	sleep 0.2
 done
 
 code=0
 wait "$runner" || code=$?
-# A signal ends the first wait early; the runner then ends by itself.
-if kill -0 "$runner" 2>/dev/null; then
+# A signal ends the first wait; the runner then ends by itself.
+if [ "$code" -gt 128 ]; then
 	code=0
 	wait "$runner" || code=$?
 fi

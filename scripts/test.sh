@@ -68,7 +68,7 @@ agents() {
 # machines: the end-to-end test on real virtual machines of this host.
 machines() {
 	command -v "$qemu_program" >/dev/null || { say "$qemu_program is missing"; return 1; }
-	go test -tags e2e -count=1 -timeout 20m -run '^TestE2E' -v ./cmd/drone-runner-aws
+	go test -tags e2e -count=1 -timeout 20m -run '^TestE2E' -v ./cmd/drone-runner-aws && go test -tags e2e -count=1 -timeout 20m -v ./internal/e2e/...
 }
 
 finish() {

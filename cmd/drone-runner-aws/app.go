@@ -16,6 +16,12 @@ import (
 // tells.
 var version string
 
+// versionHelp is the part of the library's help that shows the version.
+const versionHelp = `{{if .Version}}{{if not .HideVersion}}
+
+VERSION:
+   {{.Version}}{{end}}{{end}}`
+
 func (p *program) app() *cli.App {
 	app := &cli.App{
 		Name:  "drone-runner-aws",
@@ -28,9 +34,11 @@ func (p *program) app() *cli.App {
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. Variables may stand in .env or in
 the file of --envfile; docs/environment.md lists them all.`,
-		Version:   versionText(),
-		Writer:    p.stdout,
-		ErrWriter: p.stderr,
+		Version: versionText(),
+		// The library's own, without the version, which --version prints.
+		CustomAppHelpTemplate: strings.Replace(cli.AppHelpTemplate, versionHelp, "", 1),
+		Writer:                p.stdout,
+		ErrWriter:             p.stderr,
 		// run alone chooses the exit code.
 		ExitErrHandler:  func(*cli.Context, error) {},
 		HideHelpCommand: true,

@@ -85,11 +85,11 @@ func (d *delegate) serve(ctx context.Context) error {
 	}
 	tcp, err := server.Listen(ctx, d.cfg.HTTPBind)
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	admin, err := server.ListenAdmin(ctx, d.dir)
 	if err != nil {
-		return errors.Join(err, tcp.Close())
+		return errors.Join(interrupted(ctx, err), tcp.Close())
 	}
 	address := tcp.Addr().String()
 

@@ -38,7 +38,7 @@ func opener(regs []drivers.Registration, dataDir string, log *slog.Logger) func(
 			return pool.Opened{}, fmt.Errorf("type %q is not built into this program", p.Driver)
 		}
 		if p.Spec == nil {
-			spec, err := restore(reg, &p)
+			spec, err := restore(reg, &p, log)
 			if err != nil {
 				return pool.Opened{}, err
 			}
@@ -72,12 +72,16 @@ func find(regs []drivers.Registration, name string) (drivers.Registration, bool)
 }
 
 // restore decodes the last spec of a pool that left the file. What this
-// version of the program does not know any more of it is no reason to leave
-// the pool's machines alone.
-func restore(reg drivers.Registration, p *pool.PoolConfig) (any, error) {
+// version of the program does not know any more of it is worth a line in the
+// log, and no reason to leave the pool's machines alone.
+func restore(reg drivers.Registration, p *pool.PoolConfig, log *slog.Logger) (any, error) {
 	spec := reg.NewConfig()
-	if _, err := drivers.DecodeJSON(p.SpecJSON, spec); err != nil {
+	findings, err := drivers.DecodeJSON(p.SpecJSON, spec)
+	if err != nil {
 		return nil, fmt.Errorf("last spec of retired pool: %w", err)
+	}
+	for _, f := range findings {
+		log.Warn("last spec of a retired pool", "pool", p.Name, "path", f.Path, "finding", f.Message)
 	}
 	if reg.Check == nil {
 		return spec, nil

@@ -15,7 +15,7 @@ import (
 // seconds and name file and remedy; nothing is overwritten.
 func (d *delegate) openStore(ctx context.Context) (pool.Store, error) {
 	if d.cfg.Distributed || d.cfg.DatabaseDriver == "postgres" {
-		return nil, errors.New("Postgres is not built in yet; leave DRONE_DATABASE_DRIVER and DRONE_DELEGATE_DISTRIBUTED_MODE out to use SQLite in the data directory") //nolint:staticcheck // a name
+		return nil, errors.New("store: postgres is not built in yet; leave DRONE_DATABASE_DRIVER and DRONE_DELEGATE_DISTRIBUTED_MODE out to use SQLite in the data directory")
 	}
 	path := cmp.Or(d.cfg.DatabaseSource.Reveal(), filepath.Join(d.dir, databaseFile))
 	id, err := sqlite.KeyID(ctx, path)

@@ -38,6 +38,7 @@ var table = []rule{
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/sim", []string{"pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
+	{"internal/e2e", nil},                                                            // tests only
 	{"internal/loadgen", []string{"server/api", "server/client"}},
 	{"internal/env", []string{"drivers"}}, // for its search for a near name
 	{"internal/archtest", nil},
@@ -179,7 +180,6 @@ func TestTheTableRefusesWhatItShould(t *testing.T) {
 		{"server/client", ours("server"), true},
 		{"internal/agent/agentclient", ours("internal/agent"), true},
 		{"internal/agent", ours("pool"), true},
-		{"internal/sim", []string{"pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
 		{"internal/loadgen", ours("pool"), true},
 		{"internal/nobody", ours("pool"), true},
 		{"cmd/drone-runner-aws", ours("store/sqlite"), false},

@@ -112,9 +112,10 @@ var commandGroup = group{
 		{Name: "RUNNER_TESTER_LOOP", Flag: "--loop", Type: Int, Default: "1", Meaning: "cycles of each client"},
 		{Name: "RUNNER_TESTER_RATE", Flag: "--rate", Default: "0", Meaning: "cycles begun a second, whatever the answers take; 0: each client waits for its answer"},
 		{Name: "RUNNER_TESTER_DURATION", Flag: "--duration", Type: Duration, Default: "0s", Meaning: "how long `tester` goes on, instead of a number of cycles"},
-		{Name: "RUNNER_TESTER_STEPS", Flag: "--steps", Type: Int, Default: "1", Meaning: "steps of each cycle"},
-		{Name: "RUNNER_TESTER_COMMAND", Flag: "--command", Default: "true", Meaning: "the command of each step"},
-		{Name: "RUNNER_TESTER_TIMEOUT", Flag: "--timeout", Type: Duration, Default: "10m", Meaning: "deadline of each request of `tester`"},
+		{Name: "RUNNER_TESTER_COMMAND", Flag: "--command", Meaning: "a shell command to run as the step of each cycle; none: no step"},
+		{Name: "RUNNER_TESTER_HOLD", Flag: "--hold", Type: Duration, Default: "0s", Meaning: "how long each cycle keeps its machine besides"},
+		{Name: "RUNNER_TESTER_UNIQUE", Flag: "--unique", Type: Bool, Default: "false", Meaning: "check that no machine is given to two stages at a time"},
+		{Name: "RUNNER_TESTER_TIMEOUT", Flag: "--timeout", Type: Duration, Default: "1000s", Meaning: "deadline of each request of `tester`"},
 	},
 }
 
