@@ -72,12 +72,14 @@ func (a *Agent) Serve(ctx context.Context, ln net.Listener, conf *tls.Config) er
 	// Polls first learn how their steps ended, then whoever still waits is
 	// told that the agent stops.
 	stopped := make(chan error, 1)
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepPatience+closeTimeout)
-	defer cancel()
+	shutdown, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
 	go func() { stopped <- srv.Shutdown(shutdown) }()
-	err := a.Close()
+	err := a.Close() // takes no longer than stepPatience twice
 	late := time.AfterFunc(closeTimeout/2, func() { cut(errStopping) })
 	defer late.Stop()
+	tooLate := time.AfterFunc(closeTimeout, giveUp) // for readers that have stalled
+	defer tooLate.Stop()
 	if stopErr := <-stopped; stopErr != nil {
 		err = errors.Join(err, srv.Close())
 	}
