@@ -446,10 +446,14 @@ func (s *setup) giveUp(ctx context.Context) error {
 	if err := s.reread(ctx); err != nil {
 		return err
 	}
-	if !s.lease.State.Final() {
+	switch {
+	case s.lease.State.Final():
+		return s.ended()
+	case s.lease.State == LeaseWaiting:
+		return fmt.Errorf("setup %s: %w: the lease could not be ended", s.lease.ID, ErrUnavailable)
+	default:
 		return nil // given something at the last moment
 	}
-	return s.ended()
 }
 
 // limitText says how full a pool is, for people.

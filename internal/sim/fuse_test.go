@@ -1,0 +1,221 @@
+package sim
+
+import (
+	"context"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// fused is the store one incarnation has: from its crash on nothing it calls
+// has an effect, and the call at which it crashes may have had one.
+type fused struct {
+	s    pool.Store
+	fuse *fuse
+}
+
+var _ pool.Store = fused{}
+
+// through makes one call behind the fuse.
+func through[T any](f fused, call func() (T, error)) (T, error) {
+	var zero T
+	if err := f.fuse.pass(); err != nil {
+		return zero, err
+	}
+	v, err := call()
+	if crash := f.fuse.pass(); crash != nil {
+		return zero, crash
+	}
+	return v, err
+}
+
+func (f fused) do(call func() error) error {
+	_, err := through(f, func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
+func (f fused) Close() error { return nil }
+
+func (f fused) Controller(ctx context.Context, incarnation string, now time.Time) (pool.Controller, error) {
+	return through(f, func() (pool.Controller, error) { return f.s.Controller(ctx, incarnation, now) })
+}
+
+func (f fused) Heartbeat(ctx context.Context, incarnation string, now time.Time) error {
+	return f.do(func() error { return f.s.Heartbeat(ctx, incarnation, now) })
+}
+
+func (f fused) Lifetimes(ctx context.Context) ([]pool.Lifetime, error) {
+	return through(f, func() ([]pool.Lifetime, error) { return f.s.Lifetimes(ctx) })
+}
+
+func (f fused) Configure(ctx context.Context, pools []pool.PoolRow, now time.Time) error {
+	return f.do(func() error { return f.s.Configure(ctx, pools, now) })
+}
+
+func (f fused) Pools(ctx context.Context) ([]pool.PoolRow, error) {
+	return through(f, func() ([]pool.PoolRow, error) { return f.s.Pools(ctx) })
+}
+
+func (f fused) Hold(ctx context.Context, name, replica string, ttl time.Duration) (pool.Hold, error) {
+	return through(f, func() (pool.Hold, error) { return f.s.Hold(ctx, name, replica, ttl) })
+}
+
+func (f fused) Snapshot(ctx context.Context, name string, waiters int, now time.Time) (pool.Snapshot, error) {
+	return through(f, func() (pool.Snapshot, error) { return f.s.Snapshot(ctx, name, waiters, now) })
+}
+
+func (f fused) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.Intend(ctx, in) })
+}
+
+func (f fused) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.Accepted(ctx, a) })
+}
+
+func (f fused) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.Lease, error) {
+	type both struct {
+		a pool.Instance
+		b *pool.Lease
+	}
+	v, err := through(f, func() (both, error) {
+		a, b, err := f.s.Proven(ctx, p)
+		return both{a, b}, err
+	})
+	return v.a, v.b, err
+}
+
+func (f fused) Change(ctx context.Context, c pool.Change) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.Change(ctx, c) })
+}
+
+func (f fused) Postpone(ctx context.Context, id string, state pool.InstanceState, p pool.Postponement) error {
+	return f.do(func() error { return f.s.Postpone(ctx, id, state, p) })
+}
+
+func (f fused) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
+	return through(f, func() (pool.Grant, error) { return f.s.Arrive(ctx, a) })
+}
+
+func (f fused) Activate(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.Activate(ctx, k, due, now, events...) })
+}
+
+func (f fused) Requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
+	return through(f, func() (pool.Grant, error) { return f.s.Requeue(ctx, r) })
+}
+
+func (f fused) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+	return through(f, func() (pool.Ended, error) { return f.s.End(ctx, e) })
+}
+
+func (f fused) Lose(ctx context.Context, k pool.LeaseKey, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.Lose(ctx, k, reason, detail, due, now, events...) })
+}
+
+func (f fused) Sleep(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, pool.Instance, error) {
+	type both struct {
+		a pool.Lease
+		b pool.Instance
+	}
+	v, err := through(f, func() (both, error) {
+		a, b, err := f.s.Sleep(ctx, k, due, now, events...)
+		return both{a, b}, err
+	})
+	return v.a, v.b, err
+}
+
+func (f fused) Waking(ctx context.Context, k pool.LeaseKey, waiter string, due, now time.Time) (pool.Lease, pool.Instance, error) {
+	type both struct {
+		a pool.Lease
+		b pool.Instance
+	}
+	v, err := through(f, func() (both, error) {
+		a, b, err := f.s.Waking(ctx, k, waiter, due, now)
+		return both{a, b}, err
+	})
+	return v.a, v.b, err
+}
+
+func (f fused) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.Woken(ctx, a) })
+}
+
+func (f fused) Asleep(ctx context.Context, k pool.LeaseKey, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.Asleep(ctx, k, reason, detail, due, now, events...) })
+}
+
+func (f fused) PostponeLease(ctx context.Context, k pool.LeaseKey, due, now time.Time) error {
+	return f.do(func() error { return f.s.PostponeLease(ctx, k, due, now) })
+}
+
+func (f fused) Touch(ctx context.Context, calls map[pool.LeaseKey]time.Time) error {
+	return f.do(func() error { return f.s.Touch(ctx, calls) })
+}
+
+func (f fused) Unwait(ctx context.Context, k pool.LeaseKey, waiter string, due, now time.Time) error {
+	return f.do(func() error { return f.s.Unwait(ctx, k, waiter, due, now) })
+}
+
+func (f fused) Orphans(ctx context.Context, living []string, due, now time.Time) (int, error) {
+	return through(f, func() (int, error) { return f.s.Orphans(ctx, living, due, now) })
+}
+
+func (f fused) Export(ctx context.Context, k pool.LeaseKey, vars map[string]string, now time.Time) error {
+	return f.do(func() error { return f.s.Export(ctx, k, vars, now) })
+}
+
+func (f fused) Exported(ctx context.Context, k pool.LeaseKey) (map[string]string, error) {
+	return through(f, func() (map[string]string, error) { return f.s.Exported(ctx, k) })
+}
+
+func (f fused) DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]pool.Instance, error) {
+	return through(f, func() ([]pool.Instance, error) { return f.s.DueInstances(ctx, pools, now, limit) })
+}
+
+func (f fused) DueLeases(ctx context.Context, now time.Time, limit int) ([]pool.Lease, error) {
+	return through(f, func() ([]pool.Lease, error) { return f.s.DueLeases(ctx, now, limit) })
+}
+
+func (f fused) Adopt(ctx context.Context, pools []string, now time.Time) (int, error) {
+	return through(f, func() (int, error) { return f.s.Adopt(ctx, pools, now) })
+}
+
+func (f fused) Lease(ctx context.Context, id string) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.Lease(ctx, id) })
+}
+
+func (f fused) LeaseAt(ctx context.Context, k pool.LeaseKey) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.LeaseAt(ctx, k) })
+}
+
+func (f fused) Instance(ctx context.Context, id string) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.Instance(ctx, id) })
+}
+
+func (f fused) Instances(ctx context.Context, q pool.InstanceQuery) ([]pool.Instance, error) {
+	return through(f, func() ([]pool.Instance, error) { return f.s.Instances(ctx, q) })
+}
+
+func (f fused) Leases(ctx context.Context, q pool.LeaseQuery) ([]pool.Lease, error) {
+	return through(f, func() ([]pool.Lease, error) { return f.s.Leases(ctx, q) })
+}
+
+func (f fused) Events(ctx context.Context, q pool.EventQuery) ([]pool.Event, error) {
+	return through(f, func() ([]pool.Event, error) { return f.s.Events(ctx, q) })
+}
+
+func (f fused) Note(ctx context.Context, events ...pool.Event) error {
+	return f.do(func() error { return f.s.Note(ctx, events...) })
+}
+
+func (f fused) Recount(ctx context.Context) ([]pool.Drift, error) {
+	return through(f, func() ([]pool.Drift, error) { return f.s.Recount(ctx) })
+}
+
+func (f fused) Purge(ctx context.Context, p pool.Purge) (int, error) {
+	return through(f, func() (int, error) { return f.s.Purge(ctx, p) })
+}
+
+func (f fused) Ping(ctx context.Context) error {
+	return f.do(func() error { return f.s.Ping(ctx) })
+}
