@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,7 @@ func child(role string) int {
 		verb, arg, _ := strings.Cut(role, ":")
 		err = map[string]func(context.Context, *qemu.Driver, string) error{
 			"create": crashInCreate, "save": crashInSave, "resume": crashInResume, "run": runAndHang, "allocate": allocateMany, "warm": crashInTemplate,
+			"full": onFullDisk,
 		}[verb](ctx, d, arg)
 	}
 	if err != nil {
@@ -95,6 +97,74 @@ func allocateMany(ctx context.Context, d *qemu.Driver, prefix string) error {
 		fmt.Println(address)
 	}
 	return nil
+}
+
+// onFullDisk has a machines folder of a few megabytes, in a mount namespace of
+// its own, and shows what a full disk does to a create and to a suspend.
+func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
+	machines := filepath.Join(os.Getenv("QEMU_TEST_DIR"), "machines")
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("own mounts: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", machines, "tmpfs", 0, "size=4m,mode=700"); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	d.SetHost(8<<30, 8<<30, 1<<40) // the check before says that there is room
+	ref, err := d.Create(ctx, specOf("one"))
+	if err != nil {
+		return err
+	}
+	defer d.Destroy(ctx, []drivers.Ref{ref}, drivers.DestroyOptions{})
+	err = d.Suspend(ctx, ref)
+	if !errors.Is(err, drivers.ErrCapacity) || !strings.Contains(err.Error(), "MiB free") {
+		return fmt.Errorf("suspend on a full disk: %v, want ErrCapacity with a number", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(machines, "one", "state*")); err != nil || len(left) != 0 {
+		return fmt.Errorf("left of the state: %v, %w", left, err)
+	}
+	l, err := d.List(ctx, drivers.Query{})
+	if err != nil || len(l.Instances) != 1 || l.Instances[0].Status != drivers.StatusRunning {
+		return fmt.Errorf("after a suspend that failed: %+v, %w", l, err)
+	}
+	if err := d.Unpause(ctx, ref); err != nil { // it goes on and answers
+		return err
+	}
+	filler := filepath.Join(machines, ".filler")
+	if err := os.WriteFile(filler, make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("fill the disk: %w", err)
+	}
+	_, err = d.Create(ctx, specOf("two"))
+	if !errors.Is(err, drivers.ErrCapacity) {
+		return fmt.Errorf("create on a full disk: %v, want ErrCapacity", err)
+	}
+	entries, err := os.ReadDir(machines)
+	for _, e := range entries {
+		if strings.Contains(e.Name(), "two") {
+			return fmt.Errorf("%s was left", e.Name())
+		}
+	}
+	for _, err := range d.Destroy(ctx, []drivers.Ref{ref}, drivers.DestroyOptions{}) {
+		if err != nil {
+			return fmt.Errorf("destroy on a full disk: %w", err)
+		}
+	}
+	return err
+}
+
+func TestAFullDiskLosesAndLeavesNothing(t *testing.T) {
+	d, dir := fresh(t)
+	if err := d.WarmTemplate(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	cmd, stderr := asRunner(t, dir, "full")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+	}
+	if err := cmd.Run(); err != nil {
+		t.Errorf("%v\n%s", err, stderr)
+	}
 }
 
 // asRunner starts this program in a role.

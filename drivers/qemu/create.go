@@ -153,6 +153,14 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 		return err
 	}
 	defer devices.Close()
+	// The clone's kernel began in the template, and so does its console.
+	boot, err := t.tail(consoleName, consoleKept)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.file(consoleName), boot, 0o600); err != nil {
+		return full(m.path, err)
+	}
 	mon, err := d.launch(ctx, m, memoryPrivate, ram)
 	if err != nil {
 		return err

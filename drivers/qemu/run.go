@@ -212,7 +212,10 @@ func (d *Driver) command(ctx context.Context, m *machine, name string) error {
 	return mon.Execute(ctx, name, nil, nil)
 }
 
-// hold reads a machine and waits for the right to change it.
+// errHalfMade is a machine whose Create has not ended.
+var errHalfMade = errors.New("it is half made: create it again, or destroy it")
+
+// hold reads a machine that was made and waits for the right to change it.
 func (d *Driver) hold(ctx context.Context, ref drivers.Ref) (*machine, func(), error) {
 	m, err := d.open(ref.Name)
 	if err != nil {
@@ -220,6 +223,14 @@ func (d *Driver) hold(ctx context.Context, ref drivers.Ref) (*machine, func(), e
 	}
 	unlock, err := m.lockOp(ctx)
 	if err != nil {
+		return nil, nil, err
+	}
+	st, err := m.status()
+	if err == nil && st == statusNew {
+		err = errHalfMade
+	}
+	if err != nil {
+		unlock()
 		return nil, nil, err
 	}
 	return m, unlock, nil

@@ -321,7 +321,16 @@ func TestDestroyWaitsForWhoWorksOnAMachine(t *testing.T) {
 	if l, err := d.List(t.Context(), drivers.Query{}); err != nil || l.Instances[0].Status != drivers.StatusDead {
 		t.Errorf("half made: %+v, %v", l, err)
 	}
-	if errs := d.Destroy(t.Context(), []drivers.Ref{{Name: "one"}}, drivers.DestroyOptions{}); errs[0] != nil {
+	ref := drivers.Ref{Name: "one"}
+	_, resume := d.Resume(t.Context(), ref)
+	for what, err := range map[string]error{
+		"pause": d.Pause(t.Context(), ref), "unpause": d.Unpause(t.Context(), ref), "suspend": d.Suspend(t.Context(), ref), "resume": resume,
+	} {
+		if !errors.Is(err, errHalfMade) {
+			t.Errorf("%s of a half-made machine: %v", what, err)
+		}
+	}
+	if errs := d.Destroy(t.Context(), []drivers.Ref{ref}, drivers.DestroyOptions{}); errs[0] != nil {
 		t.Error(errs[0])
 	}
 }

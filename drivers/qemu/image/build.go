@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // Tiny is the name and kind of the image [Build] makes.
@@ -75,6 +76,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	cache := filepath.Join(o.Dir, cacheFolder)
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+	}
+	for _, dir := range []string{o.Dir, cache} {
+		if err := tidy(dir, time.Now()); err != nil {
+			return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+		}
 	}
 	f := &fetcher{cache: cache, arch: o.Arch, client: o.HTTP, progress: o.Progress, apt: runApt}
 	kernel, err := f.get(ctx, "kernel", o.Kernel, f.kernelDependency, o.Update)
@@ -266,7 +272,7 @@ func readBusybox(ctx context.Context, deb string) ([]byte, error) {
 // listApplets asks busybox itself which programs it can be. It is the package
 // of this host's own architecture, checked by checksum.
 func listApplets(ctx context.Context, dir string, busybox []byte) ([]string, error) {
-	tmp, err := os.MkdirTemp(dir, ".busybox-*")
+	tmp, err := os.MkdirTemp(dir, busyboxPrefix+"*")
 	if err != nil {
 		return nil, err
 	}
@@ -302,11 +308,41 @@ func skeleton(t tree) {
 	t.file("etc/profile", 0o644, []byte("export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"))
 }
 
+// The beginnings of names of files and folders that are there while something
+// is done, and rubbish if it was not ended.
+const (
+	newPrefix     = ".new-"
+	gonePrefix    = ".gone-"
+	aptPrefix     = ".apt-"
+	busyboxPrefix = ".busybox-"
+)
+
+// tidyAfter is longer than a build may take.
+const tidyAfter = time.Hour
+
+// tidy removes what builds that were killed have left.
+func tidy(dir string, now time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		for _, prefix := range []string{newPrefix, gonePrefix, aptPrefix, busyboxPrefix} {
+			info, err := e.Info()
+			if err == nil && strings.HasPrefix(e.Name(), prefix) && now.Sub(info.ModTime()) > tidyAfter {
+				errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // install puts the files into place as one: into a new folder that takes the
 // place of the old one.
 func install(dir string, files map[string][]byte) error {
 	parent := filepath.Dir(dir)
-	tmp, err := os.MkdirTemp(parent, ".new-*")
+	tmp, err := os.MkdirTemp(parent, newPrefix+"*")
 	if err != nil {
 		return err
 	}

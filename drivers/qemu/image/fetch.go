@@ -124,7 +124,7 @@ func (f *fetcher) fromApt(ctx context.Context, part, name string) (cached, error
 	c := cached{Package: Package{Name: p["Package"], Version: p["Version"], SHA256: p["SHA256"]}, URL: "apt"}
 	c.File = fileName(c.Package, f.arch)
 	f.progress(part+": fetching "+c.Name+" "+c.Version+" with apt-get", 0, size)
-	dir, err := os.MkdirTemp(f.cache, ".apt-*")
+	dir, err := os.MkdirTemp(f.cache, aptPrefix+"*")
 	if err != nil {
 		return cached{}, err
 	}
@@ -332,7 +332,7 @@ func copyFile(from, to string) error {
 
 // writeAtomic writes a file that is there as a whole or not at all.
 func writeAtomic(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), newPrefix+"*")
 	if err != nil {
 		return err
 	}

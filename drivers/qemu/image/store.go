@@ -155,7 +155,7 @@ func Remove(dir, name string) error {
 	}
 	path := filepath.Join(dir, name)
 	// Renamed first: an image is there as a whole or not at all.
-	gone, err := os.MkdirTemp(dir, ".gone-*")
+	gone, err := os.MkdirTemp(dir, gonePrefix+"*")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

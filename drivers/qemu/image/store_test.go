@@ -3,8 +3,12 @@ package image_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
 )
@@ -46,6 +50,37 @@ func TestStoreListsRemovesAndVerifies(t *testing.T) {
 	}
 	if _, err := image.Inspect(o.Dir, "tiny"); !errors.Is(err, image.ErrNotExist) {
 		t.Errorf("after remove: %v", err)
+	}
+}
+
+func TestBuildTidiesWhatKilledBuildsLeft(t *testing.T) {
+	t.Parallel()
+	o := sources(t, kernelFiles(), busyboxFiles())
+	past := time.Now().Add(-24 * time.Hour)
+	for _, name := range []string{".new-old", ".gone-old", ".busybox-new"} {
+		path := filepath.Join(o.Dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "old") {
+			if err := os.Chtimes(path, past, past); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := image.Build(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(o.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if diff := cmp.Diff([]string{".busybox-new", ".cache", "tiny"}, names); diff != "" {
+		t.Errorf("folders (-want +got):\n%s", diff)
 	}
 }
 
