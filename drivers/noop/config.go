@@ -45,6 +45,9 @@ func check(cfg any, _ *drivers.Platform) []drivers.Problem {
 	if c.Capacity < 0 {
 		ps = append(ps, drivers.Problem{Path: "capacity", Message: fmt.Sprintf("%d is below zero; 0 means no bound", c.Capacity)})
 	}
+	if c.Hibernate {
+		ps = append(ps, drivers.Problem{Path: "hibernate", Message: "suspending warm machines is not built in yet; remove it or set it to false (gitspaces are suspended without it)"})
+	}
 	return ps
 }
 

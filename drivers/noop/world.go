@@ -22,7 +22,8 @@ import (
 // machines are for tests.
 type World struct {
 	mu       sync.Mutex
-	machines map[string]*machine
+	machines map[string]*machine // by name
+	owned    map[string]*machine // the same by our instance id
 	made     []string
 }
 
@@ -39,7 +40,20 @@ type machine struct {
 
 // NewWorld is an empty cloud.
 func NewWorld() *World {
-	return &World{machines: make(map[string]*machine)}
+	return &World{machines: make(map[string]*machine), owned: make(map[string]*machine)}
+}
+
+// remove needs w.mu.
+func (w *World) remove(name string) bool {
+	m, ok := w.machines[name]
+	if !ok {
+		return false
+	}
+	delete(w.machines, name)
+	if w.owned[m.inst.Tags.Instance] == m {
+		delete(w.owned, m.inst.Tags.Instance)
+	}
+	return true
 }
 
 // Machines lists what exists now, by name: the audit of a test, past any
@@ -67,29 +81,22 @@ func (w *World) Made() []string {
 func (w *World) Alive(instance string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
-	for _, m := range w.machines {
-		if m.inst.Tags.Instance != instance {
-			continue
-		}
-		if s := m.report(now).Status; s != drivers.StatusRunning {
-			return fmt.Errorf("machine %s is %s", m.inst.Name, s)
-		}
-		return nil
+	m, ok := w.owned[instance]
+	if !ok {
+		return fmt.Errorf("machine of instance %s: %w", instance, drivers.ErrNotFound)
 	}
-	return fmt.Errorf("machine of instance %s: %w", instance, drivers.ErrNotFound)
+	if s := m.report(time.Now()).Status; s != drivers.StatusRunning {
+		return fmt.Errorf("machine %s is %s", m.inst.Name, s)
+	}
+	return nil
 }
 
 // Has says whether an instance (by our id) lives in this world.
 func (w *World) Has(instance string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, m := range w.machines {
-		if m.inst.Tags.Instance == instance {
-			return true
-		}
-	}
-	return false
+	_, ok := w.owned[instance]
+	return ok
 }
 
 // Kill makes a machine die by itself: it stays listed as dead with a reason.
@@ -110,9 +117,7 @@ func (w *World) Kill(name, reason string) bool {
 func (w *World) Vanish(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, ok := w.machines[name]
-	delete(w.machines, name)
-	return ok
+	return w.remove(name)
 }
 
 func (m *machine) report(now time.Time) drivers.Instance {
@@ -177,6 +182,7 @@ func (c *worldCloud) create(_ context.Context, spec drivers.Spec) (drivers.Ref, 
 	}
 	fmt.Fprintf(&m.console, "%s boots\n", spec.Name)
 	c.w.machines[spec.Name] = m
+	c.w.owned[tags.Instance] = m
 	c.w.made = append(c.w.made, spec.Name)
 	return m.inst.Ref, nil
 }
@@ -196,7 +202,7 @@ func (c *worldCloud) stopping(name string) {
 func (c *worldCloud) destroy(_ context.Context, name string) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	delete(c.w.machines, name)
+	c.w.remove(name)
 	return nil
 }
 
