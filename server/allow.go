@@ -30,8 +30,9 @@ type AllowConfig struct {
 	// Container says whether this process runs in a container.
 	Container bool
 	// Leased says whether an address is a live machine's, which may never
-	// call. It must answer at once. It is not asked for the loopback addresses
-	// other programs of this host call from. Nil: no such machine.
+	// call, beside those a Server finds itself while it serves. It must answer
+	// at once. It is not asked for the loopback addresses other programs of
+	// this host call from. Nil: no other machine.
 	Leased func(netip.Addr) bool
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
@@ -48,6 +49,8 @@ type AllowList struct {
 	// local are the networks found, read at the time of read.
 	local []netip.Prefix
 	read  time.Time
+	// machines are the addresses of live machines, as the server last saw them.
+	machines map[netip.Addr]bool
 }
 
 // machineRanges are the loopback addresses of local machines. A machine with a
@@ -114,13 +117,38 @@ func (a *AllowList) Check(peer netip.Addr) error {
 	if peer.IsLoopback() {
 		return nil
 	}
-	if a.c.Leased(peer) {
+	if a.c.Leased(peer) || a.isMachine(peer) {
 		return machineError(peer)
 	}
 	if contains(a.c.Extra, peer) || contains(a.networks(peer), peer) {
 		return nil
 	}
 	return fmt.Errorf("%s may not call this runner; if it should, add its address or network to DRONE_HTTP_ALLOW", peer)
+}
+
+func (a *AllowList) isMachine(peer netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.machines[peer]
+}
+
+// setMachines replaces the addresses of live machines. What is no address, or
+// a loopback one, is no machine that could be told apart from this host.
+func (a *AllowList) setMachines(addresses []string) {
+	machines := make(map[netip.Addr]bool, len(addresses))
+	for _, text := range addresses {
+		if addr, err := netip.ParseAddr(text); err == nil && !addr.Unmap().IsLoopback() {
+			machines[addr.Unmap().WithZone("")] = true
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.machines = machines
+}
+
+// beyondLoopback says whether anybody but this host may call at all.
+func (a *AllowList) beyondLoopback() bool {
+	return len(a.c.Extra) > 0 || len(a.networks(netip.Addr{})) > 0
 }
 
 func machineError(peer netip.Addr) error {

@@ -58,15 +58,12 @@ func (s *Server) step(w http.ResponseWriter, r *http.Request) error {
 	if req.StageRuntimeID == "" {
 		return fmt.Errorf("step without a stage_runtime_id: stage %w", pool.ErrNotFound)
 	}
-	// Edits that cannot be made are found before anything is started.
-	if _, err := s.c.Edits.Step(req.StartStepRequest, nil); err != nil {
-		return undecodable(err)
-	}
 	answer, err := s.service().Step(r.Context(), pool.StepRequest{
 		Lease:    req.StageRuntimeID,
 		Instance: cmp.Or(req.InstanceID, req.InstanceInfo.ID),
 		Step:     agent.ID,
 		Timeout:  span(int64(agent.Timeout), time.Second),
+		// What has passed view is an object whose parts can be edited.
 		Body: func(exported map[string]string) (json.RawMessage, error) {
 			return s.c.Edits.Step(req.StartStepRequest, exported)
 		},

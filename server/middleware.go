@@ -75,7 +75,12 @@ func (s *Server) around(next http.Handler, guard func(*http.Request) error) http
 		rec.Header().Set(requestIDHeader, c.id)
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 		// A connection may still have the write deadline of the answer before.
-		_ = http.NewResponseController(rec).SetWriteDeadline(time.Time{})
+		rc := http.NewResponseController(rec)
+		_ = rc.SetWriteDeadline(time.Time{})
+		if r.ContentLength != 0 {
+			// net/http reads what a refused request leaves unread of its body.
+			_ = rc.SetReadDeadline(time.Now().Add(s.bodyTimeout))
+		}
 
 		done := s.metrics.begin()
 		defer func() {

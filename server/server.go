@@ -154,6 +154,13 @@ func (s *Server) Serve(ctx context.Context, tcp, admin net.Listener) error {
 			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		}})
 	}
+	watching, unwatch := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { s.watchMachines(watching) })
+	defer func() {
+		unwatch()
+		watcher.Wait()
+	}()
 	failed := make(chan error, len(all))
 	for _, one := range all {
 		go func() { failed <- one.Server.Serve(one.Listener) }()

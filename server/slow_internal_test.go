@@ -53,18 +53,19 @@ func TestASlowBodyIsCutAndASlowAnswerIsNot(t *testing.T) {
 	}()
 	const body = `{"stage_runtime_id":"st1","start_step_request":{"id":"s1"}}`
 	for _, tc := range []struct {
-		name, sent string
-		status     int
-		want       string
+		name, path, sent string
+		status           int
+		want             string
 	}{
-		{"half a body", body[:20], http.StatusBadRequest, "i/o timeout"},
-		{"a whole body and a slow step", body, http.StatusOK, `{"exited":true}`},
+		{"half a body to nowhere", "/nowhere", body[:20], http.StatusNotFound, "404 page not found"},
+		{"half a body", "/step", body[:20], http.StatusBadRequest, "i/o timeout"},
+		{"a whole body and a slow step", "/step", body, http.StatusOK, `{"exited":true}`},
 	} {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "POST /step HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), tc.sent)
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", tc.path, len(body), tc.sent)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", tc.name, err)
