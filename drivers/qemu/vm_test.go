@@ -101,17 +101,30 @@ func makeShared(logf func(string, ...any)) (string, error) {
 	if err := os.Symlink(filepath.Join(cache, "packages"), filepath.Join(images, ".cache")); err != nil {
 		return dir, err
 	}
-	agent := filepath.Join(dir, "runner-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/vm-runner/drone-runner-aws/cmd/runner-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := build.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("build the agent: %w\n%s", err, out)
+	agent, err := buildAgent(dir)
+	if err != nil {
+		return dir, err
 	}
 	_, err = image.Build(context.Background(), image.Options{
 		Dir: images, AgentPath: agent, AgentVersion: "test",
 		Progress: func(step string, _, _ int64) { logf("%s", step) },
 	})
 	return dir, err
+}
+
+// buildAgent compiles the agent, or takes one that is there: for users who may
+// not build here.
+func buildAgent(dir string) (string, error) {
+	if agent := os.Getenv("TEST_RUNNER_AGENT"); agent != "" {
+		return agent, nil
+	}
+	agent := filepath.Join(dir, "runner-agent")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/vm-runner/drone-runner-aws/cmd/runner-agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+	}
+	return agent, nil
 }
 
 // dataDir is a new data directory with the shared image and templates.
