@@ -400,4 +400,3 @@ func (h *harness) all() []pool.Lease {
 	h.no(err)
 	return ls
 }
-

@@ -313,10 +313,10 @@ var listTests = []test{
 			q    pool.LeaseQuery
 			want []string
 		}{
-			"all":    {pool.LeaseQuery{}, []string{"ended", "both", "active"}},
-			"limit":  {pool.LeaseQuery{Limit: 1}, []string{"ended"}},
-			"live":   {pool.LeaseQuery{Live: true}, []string{"both", "active"}},
-			"states": {pool.LeaseQuery{States: []pool.LeaseState{pool.LeaseEnded, pool.LeaseActive}}, []string{"ended", "active"}},
+			"all":                     {pool.LeaseQuery{}, []string{"ended", "both", "active"}},
+			"limit":                   {pool.LeaseQuery{Limit: 1}, []string{"ended"}},
+			"live":                    {pool.LeaseQuery{Live: true}, []string{"both", "active"}},
+			"states":                  {pool.LeaseQuery{States: []pool.LeaseState{pool.LeaseEnded, pool.LeaseActive}}, []string{"ended", "active"}},
 			"held or waited for in a": {pool.LeaseQuery{Pool: "a"}, []string{"both", "active"}},
 			"waited for in b":         {pool.LeaseQuery{Pool: "b", Live: true, States: []pool.LeaseState{pool.LeaseWaiting}, Limit: 3}, []string{"both"}},
 		} {

@@ -193,4 +193,3 @@ func (t txn) bury(ctx context.Context, e pool.Ending) error {
 	}
 	return err
 }
-

@@ -109,6 +109,11 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 	if _, err := t.Exec(ctx, InsertInstance, i.values()...); err != nil {
 		return pool.Instance{}, err
 	}
+	if i.sealed != nil {
+		if _, err := t.Exec(ctx, InsertIdentity, i.ID, i.sealed); err != nil {
+			return pool.Instance{}, err
+		}
+	}
 	if err := must(t.Exec(ctx, Count, int64(1), p.Name)); err != nil {
 		return pool.Instance{}, err
 	}
@@ -307,6 +312,9 @@ func (t txn) change(ctx context.Context, i *instance) error {
 	case pool.Gone:
 		// Nothing answers to its keys any more.
 		i.Due, i.bound, i.sealed = time.Time{}, false, nil
+		if _, err := t.Exec(ctx, DropIdentity, i.ID); err != nil {
+			return err
+		}
 		if err := must(t.Exec(ctx, GoneInstance, ms(i.Since), i.Reason, i.Detail, i.Address, int64(i.Port), i.ID)); err != nil {
 			return err
 		}

@@ -40,10 +40,16 @@ func clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// instanceColumns are read and inserted in this order; see fields and values.
-const instanceColumns = `id, name, pool, driver, scope, state, kind, variant, tenant, shape, recipe, os, arch, image,
+// instanceColumns are read in this order, see fields; an insert leaves out the
+// identity, which has a table of its own.
+const (
+	instanceColumns = instanceInsertColumns + `,
+	(SELECT sealed FROM identities WHERE instance_id = instances.id)`
+
+	instanceInsertColumns = `id, name, pool, driver, scope, state, kind, variant, tenant, shape, recipe, os, arch, image,
 	machine_type, zone, disk_gib, cloud_id, address, port, agent_version, storage_id, lease_id, lease_generation, cold,
-	created, since, due, deadline, warmed, attempts, reason, detail, held, disks, bound, identity`
+	created, since, due, deadline, warmed, attempts, reason, detail, held, disks, bound`
+)
 
 // instance is a row of instances: the domain's and what only the store knows.
 type instance struct {
@@ -64,13 +70,14 @@ func (i *instance) fields() []any {
 	}
 }
 
+// values are the insert's.
 func (i *instance) values() []any {
 	return []any{
 		i.ID, i.Name, i.Pool, i.Driver, i.Scope, string(i.State), string(i.Kind), i.Variant, i.Tenant,
 		i.Shape, i.Recipe, i.OS, i.Arch, i.Image, i.MachineType, i.Zone, int64(i.DiskGiB), i.CloudID,
 		i.Address, int64(i.Port), i.AgentVersion, i.StorageID, i.LeaseID, i.LeaseGeneration, bit(i.Cold),
 		ms(i.Created), ms(i.Since), ms(i.Due), ms(i.Deadline), ms(i.Warmed),
-		int64(i.Attempts), i.Reason, i.Detail, bit(i.Held), int64(i.Disks), bit(i.bound), i.sealed,
+		int64(i.Attempts), i.Reason, i.Detail, bit(i.Held), int64(i.Disks), bit(i.bound),
 	}
 }
 

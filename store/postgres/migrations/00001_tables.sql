@@ -73,8 +73,7 @@ CREATE TABLE instances (
 	detail           TEXT COLLATE "C" NOT NULL,
 	held             BIGINT  NOT NULL,
 	disks            BIGINT  NOT NULL,
-	bound            BIGINT  NOT NULL,
-	identity         BYTEA
+	bound            BIGINT  NOT NULL
 );
 -- The claim: the oldest warm machine of a shape. Life and zone are read from
 -- the index too, so that machines that do not fit cost no look at their rows.
@@ -84,6 +83,13 @@ CREATE INDEX instances_group ON instances (pool, state, variant, tenant, shape, 
 CREATE INDEX instances_lease ON instances (lease_id) WHERE lease_id <> '';
 CREATE INDEX instances_made  ON instances (created, id);
 CREATE INDEX instances_gone  ON instances (since) WHERE state = 'gone';
+
+-- Identities lie apart, so that a transition does not write them again. They
+-- are sealed, written with the intent and deleted when the machine is gone.
+CREATE TABLE identities (
+	instance_id   TEXT COLLATE "C" NOT NULL PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
+	sealed        BYTEA   NOT NULL
+);
 
 -- seq is the order of arrival. need_until, no_claim and start_ms are what the
 -- setup said beside the lease: the least deadline of a machine that fits, that
@@ -131,7 +137,7 @@ CREATE TABLE lease_choices (
 	need_until    BIGINT  NOT NULL,
 	PRIMARY KEY (pool, seq, ord)
 );
-CREATE INDEX lease_choices_match ON lease_choices (pool, shape, seq) WHERE no_claim = 0;
+CREATE INDEX lease_choices_match ON lease_choices (pool, shape, no_claim, seq, need_until, zone);
 CREATE INDEX lease_choices_seq   ON lease_choices (seq);
 
 -- Exported variables; the values are sealed.

@@ -1,0 +1,236 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// Bench measures a store: claims answered durably, whole lives of machines, a
+// given rate of claims, and what the size of a pool and of the past cost.
+func Bench(b *testing.B, open Open) {
+	for _, claimers := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("claim/claimers=%d", claimers), func(b *testing.B) { benchClaim(b, open(b), claimers) })
+	}
+	for _, claimers := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("cycle/claimers=%d", claimers), func(b *testing.B) { benchCycle(b, open(b), claimers) })
+	}
+	b.Run("open/rate=5000", func(b *testing.B) { benchOpenLoop(b, open(b), 5000) })
+	for _, size := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("size/warm=%d/old=0", size), func(b *testing.B) { benchSize(b, open(b), size, 0) })
+	}
+	b.Run("size/warm=1000/old=100000", func(b *testing.B) { benchSize(b, open(b), 1000, 100_000) })
+}
+
+// rig makes machines and leases as fast as a store takes them.
+type rig struct {
+	pool.Store
+	b   *testing.B
+	ctx context.Context
+	n   atomic.Int64
+}
+
+func newRig(b *testing.B, s pool.Store, limit int) *rig {
+	r := &rig{Store: s, b: b, ctx: b.Context()}
+	r.no(s.Configure(r.ctx, []pool.PoolRow{{Name: "a", Driver: "noop", Max: limit, SpecHash: "recipe-1"}}, start))
+	return r
+}
+
+// no ends the benchmark. Unlike Fatal it may be called from any goroutine.
+func (r *rig) no(err error) {
+	if err != nil {
+		r.b.Error(err)
+		panic(err)
+	}
+}
+
+// key and certificate sizes of the machines' real identities.
+var benchPEM = [2][]byte{make([]byte, 240), make([]byte, 750)}
+
+// warm takes one machine from its intent to warm.
+func (r *rig) warm() {
+	n := r.n.Add(1)
+	id := fmt.Sprintf("i%08d", n)
+	identity := identity(id)
+	identity.CAKey, identity.Key, identity.CACert, identity.Cert = benchPEM[0], benchPEM[0], benchPEM[1], benchPEM[1]
+	_, err := r.Intend(r.ctx, pool.Intent{Instance: pool.Instance{
+		ID: id, Name: "vm-" + id, Pool: "a", Driver: "noop", Scope: "noop", Variant: "default", Tenant: "default", Shape: shape,
+		Recipe: "recipe-1", OS: "linux", Arch: "amd64", Image: "image", MachineType: "small", Identity: identity,
+		Created: start, Due: start.Add(time.Minute), Deadline: start.Add(100 * time.Hour),
+	}, Now: start})
+	r.no(err)
+	_, err = r.Accepted(r.ctx, pool.Acceptance{ID: id, CloudID: "cloud-" + id, Address: "10.0.0.1", Port: 9079, Due: start, Now: start})
+	r.no(err)
+	_, _, err = r.Proven(r.ctx, pool.Proof{ID: id, AgentVersion: "1", Due: start.Add(time.Hour), LeaseDue: start.Add(time.Minute), Now: start})
+	r.no(err)
+}
+
+// warmAll makes n machines, many at a time so that they share commits.
+func (r *rig) warmAll(n int) {
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for k := w; k < n; k += 64 {
+				r.warm()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (r *rig) arrive() pool.Grant {
+	id := fmt.Sprintf("lease-%08d", r.n.Add(1))
+	g, err := r.Arrive(r.ctx, pool.Arrival{
+		ID: id, Kind: pool.Build, Choices: []pool.Choice{{Pool: "a", Shape: shape}}, Waiter: "run-1", Digest: "0123456789abcdef",
+		NeedUntil: start.Add(time.Hour), WaitUntil: start.Add(time.Minute), Due: start.Add(time.Minute), LeaseDue: start.Add(time.Minute), Now: start,
+	})
+	r.no(err)
+	return g
+}
+
+func (r *rig) end(g pool.Grant) {
+	e, err := r.End(r.ctx, pool.Ending{Lease: g.Lease.Key(), Reason: "destroyed", Now: start})
+	r.no(err)
+	if e.Instance == nil {
+		return
+	}
+	_, err = r.Change(r.ctx, pool.Change{ID: e.Instance.ID, From: []pool.InstanceState{pool.Destroying}, To: pool.Gone, Now: start})
+	r.no(err)
+}
+
+// share divides b.N calls among goroutines and measures each.
+func (r *rig) share(goroutines int, do func()) {
+	var next atomic.Int64
+	took := make([][]time.Duration, goroutines)
+	var wg sync.WaitGroup
+	r.b.ResetTimer()
+	for w := range goroutines {
+		wg.Go(func() {
+			for next.Add(1) <= int64(r.b.N) {
+				begun := time.Now()
+				do()
+				took[w] = append(took[w], time.Since(begun))
+			}
+		})
+	}
+	wg.Wait()
+	r.b.StopTimer()
+	r.report(slices.Concat(took...))
+}
+
+func (r *rig) report(took []time.Duration) {
+	slices.Sort(took)
+	if len(took) == 0 {
+		return
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	r.b.ReportMetric(ms(took[len(took)/2]), "p50-ms")
+	r.b.ReportMetric(ms(took[len(took)*99/100]), "p99-ms")
+	if s := r.b.Elapsed().Seconds(); s > 0 {
+		r.b.ReportMetric(float64(len(took))/s, "claims/s")
+	}
+}
+
+// benchClaim is Arrive alone, with a warm machine for each: the part of a setup
+// that a caller waits for.
+func benchClaim(b *testing.B, s pool.Store, claimers int) {
+	r := newRig(b, s, 1<<30)
+	r.warmAll(b.N)
+	r.share(claimers, func() {
+		if !r.arrive().Claimed {
+			r.no(fmt.Errorf("no warm machine left"))
+		}
+	})
+}
+
+// benchCycle is everything one stage costs the store: arrive, activate, end,
+// gone, and the machine that takes the place of the used one.
+func benchCycle(b *testing.B, s pool.Store, claimers int) {
+	r := newRig(b, s, 1<<30)
+	r.warmAll(2 * claimers)
+	r.share(claimers, func() {
+		g := r.arrive()
+		if g.Claimed {
+			_, err := r.Activate(r.ctx, g.Lease.Key(), start.Add(time.Hour), start)
+			r.no(err)
+		}
+		r.end(g)
+		r.warm()
+	})
+}
+
+// benchOpenLoop lets claims come at their own time, whether the ones before are
+// answered or not. A claim's time counts from when it was due to come.
+func benchOpenLoop(b *testing.B, s pool.Store, rate int) {
+	n := max(b.N, rate*2)
+	r := newRig(b, s, 1<<30)
+	r.warmAll(n)
+	took := make([]time.Duration, n)
+	begun := make(chan int, n)
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	zero := time.Now()
+	at := func(k int) time.Time { return zero.Add(time.Duration(k) * time.Second / time.Duration(rate)) }
+	for range 64 {
+		wg.Go(func() {
+			for k := range begun {
+				r.arrive()
+				took[k] = time.Since(at(k))
+			}
+		})
+	}
+	for k := range n {
+		if d := time.Until(at(k)); d > 0 {
+			time.Sleep(d)
+		}
+		begun <- k
+	}
+	close(begun)
+	wg.Wait()
+	b.StopTimer()
+	r.report(took)
+}
+
+// benchSize is a claim, its end and nothing else from a pool of a given size,
+// beside a given number of rows of the past.
+func benchSize(b *testing.B, s pool.Store, warm, old int) {
+	r := newRig(b, s, 1<<30)
+	if old > 0 {
+		r.past(old)
+	}
+	r.warmAll(warm)
+	b.ResetTimer()
+	b.StopTimer()
+	took := make([]time.Duration, 0, b.N)
+	var total time.Duration
+	for range b.N {
+		begun := time.Now()
+		g := r.arrive()
+		took = append(took, time.Since(begun))
+		total += took[len(took)-1]
+		r.end(g)
+		r.warm()
+	}
+	b.ReportMetric(float64(total.Microseconds())/float64(b.N), "claim-us")
+	r.report(took)
+}
+
+// past makes leases and machines that have ended.
+func (r *rig) past(n int) {
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for k := w; k < n; k += 64 {
+				r.warm()
+				r.end(r.arrive())
+			}
+		})
+	}
+	wg.Wait()
+}
