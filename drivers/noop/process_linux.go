@@ -405,6 +405,10 @@ func (p *processes) list(context.Context) ([]drivers.Instance, error) {
 	return all, nil
 }
 
+// startGrace is how long a machine may be without a process before it counts
+// as dead: far longer than a start takes on a busy host.
+const startGrace = time.Minute
+
 func inspect(dir string) (drivers.Instance, error) {
 	var m meta
 	if err := readJSON(filepath.Join(dir, metaFile), &m); err != nil {
@@ -422,7 +426,16 @@ func inspect(dir string) (drivers.Instance, error) {
 		inst.Status = drivers.StatusPending
 		return inst, nil
 	case errors.Is(err, fs.ErrNotExist):
-		inst.Status, inst.Reason = drivers.StatusDead, "its process was never started"
+		// Its maker is about to start the process, or has died before it could.
+		// The directory itself may also have gone by now.
+		info, err := os.Stat(filepath.Join(dir, metaFile))
+		if err != nil {
+			return drivers.Instance{}, err
+		}
+		inst.Status = drivers.StatusPending
+		if time.Since(info.ModTime()) > startGrace {
+			inst.Status, inst.Reason = drivers.StatusDead, "its process was never started"
+		}
 		return inst, nil
 	case err != nil:
 		return drivers.Instance{}, err

@@ -338,10 +338,19 @@ func TestCrashBetweenDirectoryAndProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(home, "meta.json"), meta, 0o600); err != nil {
+	path := filepath.Join(home, "meta.json")
+	if err := os.WriteFile(path, meta, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l, err := d.List(t.Context(), drivers.Query{})
+	if err != nil || len(l.Instances) != 1 || l.Instances[0].Status != drivers.StatusPending {
+		t.Fatalf("listed as %+v, %v; want one pending machine, whose maker may be at it", l.Instances, err)
+	}
+	long := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, long, long); err != nil {
+		t.Fatal(err)
+	}
+	l, err = d.List(t.Context(), drivers.Query{})
 	if err != nil || len(l.Instances) != 1 || l.Instances[0].Status != drivers.StatusDead || l.Instances[0].Reason == "" {
 		t.Fatalf("listed as %+v, %v; want one dead machine with a reason", l.Instances, err)
 	}

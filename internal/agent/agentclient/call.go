@@ -50,7 +50,7 @@ type slowError struct {
 }
 
 func (e *slowError) Error() string {
-	return fmt.Sprintf("no answer to the %s within %v", e.what, e.limit)
+	return fmt.Sprintf("%s took longer than %v", e.what, e.limit)
 }
 
 // Is keeps it a time-out for callers.
@@ -119,7 +119,7 @@ func (c *Client) attempt(ctx context.Context, l *link, t pool.Target, r request)
 		limit = r.firstTry
 	}
 	if limit > 0 {
-		slow := errSlow(r.op, limit)
+		slow := errSlow("agent "+r.op, limit)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, slow)
 		defer cancel()

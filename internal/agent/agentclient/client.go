@@ -137,7 +137,7 @@ func (c *Client) Forget(instance string) {
 // it is read when it is JSON. A connection kept from before that does not
 // answer soon is replaced by a new one within the same question.
 func (c *Client) Health(ctx context.Context, t pool.Target) (pool.Health, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.HealthTry, errSlow("health", c.cfg.HealthTry))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.HealthTry, errSlow("agent healthz", c.cfg.HealthTry))
 	defer cancel()
 	body, err := c.once(ctx, c.link(t), t, request{op: "healthz", method: http.MethodGet, path: agentapi.PathHealth, firstTry: c.cfg.FirstTry, anyBody: true})
 	if err != nil {
@@ -174,14 +174,14 @@ func (c *Client) Setup(ctx context.Context, t pool.Target, body json.RawMessage)
 
 // StartStep has the limits of the configuration beside ctx.
 func (c *Client) StartStep(ctx context.Context, t pool.Target, body json.RawMessage) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.StartTotal, errSlow("start of the step", c.cfg.StartTotal))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.StartTotal, errSlow("agent start_step in all", c.cfg.StartTotal))
 	defer cancel()
 	return c.repeat(ctx, t, request{op: "start_step", method: http.MethodPost, path: agentapi.PathStartStep, body: orEmpty(body), try: c.cfg.StartTry})
 }
 
 // Suspend has the limit of the configuration beside ctx.
 func (c *Client) Suspend(ctx context.Context, t pool.Target, body json.RawMessage) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.SuspendTotal, errSlow("suspend", c.cfg.SuspendTotal))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.SuspendTotal, errSlow("agent suspend in all", c.cfg.SuspendTotal))
 	defer cancel()
 	return c.repeat(ctx, t, request{op: "suspend", method: http.MethodPost, path: agentapi.PathSuspend, body: orEmpty(body)})
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -144,7 +146,7 @@ func TestStartStepHasLimitsOfItsOwn(t *testing.T) {
 	dead := newRig(t, rigOptions{}, map[string]http.HandlerFunc{"/start_step": hang})
 	cfg.StartTotal = 500 * time.Millisecond
 	err := newClient(t, cfg).StartStep(t.Context(), dead.target, json.RawMessage(`{"id":"s1"}`))
-	if err == nil || !strings.Contains(err.Error(), "no answer to the start of the step within 500ms") {
+	if err == nil || !strings.Contains(err.Error(), "agent start_step in all took longer than 500ms") {
 		t.Errorf("error %v, want one that names the limit", err)
 	}
 }
@@ -400,6 +402,44 @@ func TestAgentThatSpeaksOnlyHTTP1(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "no connection kept", func() bool { return len(r.net.wires()) == 0 })
+}
+
+func TestMachineWithoutAddressIsNotThisHost(t *testing.T) {
+	t.Parallel()
+	_, err := newClient(t, hasty()).Health(t.Context(), pool.Target{Instance: "m1", Port: 9079, Identity: identity(t, "m1")})
+	if err == nil || err.Error() != "machine m1 has no address yet" {
+		t.Errorf("error %v, want that there is no address yet", err)
+	}
+}
+
+// TestNothingIsLeftRunning is not parallel, so that it counts only its own.
+func TestNothingIsLeftRunning(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("use", func(t *testing.T) {
+		release := make(chan struct{})
+		r := newRig(t, rigOptions{}, map[string]http.HandlerFunc{
+			"/setup":         say(200, "{}"),
+			"/poll_step":     func(w http.ResponseWriter, req *http.Request) { <-release; say(200, "{}")(w, req) },
+			"/stream_output": hang,
+		})
+		c := newClient(t, hasty())
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range 5 {
+			target := r.target
+			target.Instance = string(rune('a' + i))
+			wg.Go(func() { _ = c.Setup(ctx, target, nil) })
+			wg.Go(func() { _, _ = c.PollStep(ctx, target, "s1") })
+			wg.Go(func() { _, _ = c.Output(ctx, target, "s1", 0, io.Discard) })
+		}
+		eventually(t, "all calls", func() bool {
+			return r.count("/setup") == 5 && r.count("/poll_step") == 5 && r.count("/stream_output") == 5
+		})
+		close(release)
+		cancel()
+		wg.Wait()
+	})
+	eventually(t, "all goroutines ended", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func TestManyMachinesAtOnce(t *testing.T) {

@@ -301,7 +301,11 @@ type dialledKey struct{}
 
 // dial makes a connection within DialTimeout.
 func (c *Client) dial(ctx context.Context, t pool.Target) (*conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.DialTimeout, errSlow("connection to "+hostPort(t), c.cfg.DialTimeout))
+	if t.Address == "" {
+		// Without it the dial would reach this host.
+		return nil, fmt.Errorf("machine %s has no address yet", t.Instance)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.DialTimeout, errSlow("connecting to "+hostPort(t), c.cfg.DialTimeout))
 	defer cancel()
 	d := &dialled{target: t}
 	cc, err := c.transport.NewClientConn(context.WithValue(ctx, dialledKey{}, d), "https", hostPort(t))
