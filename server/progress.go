@@ -121,11 +121,11 @@ func (p *progress) step(now pool.Progress) {
 		p.colour(green, "✓ Machine provisioned successfully")
 		p.colour(yellow, "Preparing the machine to execute this stage...")
 	case "healthy":
-		p.colour(green, "✓ Machine health check passed")
-		if now.Instance != nil {
-			p.w.Line("Machine IP: " + now.Instance.Address)
-		}
+		p.healthy(now.Instance)
 	case "ready":
+		if p.last == "provisioned" { // a machine that is ready has answered
+			p.healthy(now.Instance)
+		}
 		p.colour(green, "✓ VM setup is complete")
 	case "failed":
 		switch p.last {
@@ -141,6 +141,13 @@ func (p *progress) step(now pool.Progress) {
 		return
 	}
 	p.last = now.Phase
+}
+
+func (p *progress) healthy(i *pool.Instance) {
+	p.colour(green, "✓ Machine health check passed")
+	if i != nil {
+		p.w.Line("Machine IP: " + i.Address)
+	}
 }
 
 // done ends the lines, with the reason if there is no machine.

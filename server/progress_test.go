@@ -51,6 +51,11 @@ func TestProgressLines(t *testing.T) {
 			steps: []pool.Progress{{Phase: "provisioned"}, {Phase: "healthy", Instance: &i}, {Phase: "ready"}},
 		},
 		{
+			name:  "a machine whose health is told with its readiness",
+			body:  `{"id":"st1","pool_id":"linux"}`,
+			steps: []pool.Progress{{Phase: "provisioned"}, {Phase: "ready", Instance: &i}},
+		},
+		{
 			name: "an image of the request after a wait",
 			body: `{"id":"st1","pool_id":"linux","nested_virtualization":true,"setup_request":{"vm_image_config":{"image_name":"img","image_version":"7"}}}`,
 			steps: []pool.Progress{
