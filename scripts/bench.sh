@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# make bench: measures the built program and writes docs/performance.md.
+. "$(dirname "$0")/lib.sh"
+set -euo pipefail
+need_go
+mkdir -p .run
+packages=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils xz=xz-utils)
+# shellcheck disable=SC2086 # one word per package
+install $packages
+scripts/build.sh
+[ -e .run/images/tiny/manifest.json ] || image_lists
+bin/drone-runner-aws image build tiny --data-dir .run --agent bin/runner-agent
+say "Measuring the program (some minutes; leave the host alone meanwhile)"
+BENCH_OUT=$PWD/.run/performance.md go test -tags bench -run '^TestBench$' -count=1 -timeout 30m ./cmd/drone-runner-aws
+say "Measuring the parts"
+go test -run '^$' -bench . -benchmem ${BENCHTIME:+-benchtime=$BENCHTIME} ./pool/... ./store/... ./internal/poolfile/... ./internal/agent/... ./server/... |
+	grep -E '^(goos|goarch|pkg|cpu|Benchmark)' >.run/benchmarks.txt || true
+{
+	cat .run/performance.md
+	printf '\n## The parts\n\nBenchmarks beside the code; compare two revisions with `go tool benchstat`.\n\n```\n'
+	grep -v '^cpu' .run/benchmarks.txt
+	printf '```\n'
+} >docs/performance.md
+say "Written: docs/performance.md"
