@@ -270,7 +270,7 @@ func (m *Manager) StepOutput(ctx context.Context, id, step string, offset int64,
 	// What there is now: reading stops when nothing more comes for a moment.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	quiet := time.AfterFunc(outputQuiet, cancel)
+	quiet := time.AfterFunc(outputFirst, cancel)
 	defer quiet.Stop()
 	next, err := m.agent.Output(ctx, inst.Target(), step, offset, writerFunc(func(p []byte) (int, error) {
 		quiet.Reset(outputQuiet)
@@ -282,7 +282,13 @@ func (m *Manager) StepOutput(ctx context.Context, id, step string, offset int64,
 	return next, err
 }
 
-const outputQuiet = 300 * time.Millisecond
+// A finished step's output ends by itself. Of a running one, what there is now
+// has been read when nothing came at first for outputFirst (a connection may
+// have to be made), and then for outputQuiet.
+const (
+	outputFirst = 3 * time.Second
+	outputQuiet = 300 * time.Millisecond
+)
 
 type writerFunc func(p []byte) (int, error)
 

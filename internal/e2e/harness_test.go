@@ -170,8 +170,8 @@ func (r *runner) start() {
 	exit := make(chan error, 1)
 	go func() { exit <- cmd.Wait() }()
 	r.cmd, r.exit = cmd, exit
-	r.eventually(30*time.Second, "healthz", func() error {
-		res, err := http.Get("http://" + r.addr + "/healthz")
+	r.eventually(time.Minute, "readyz", func() error {
+		res, err := http.Get("http://" + r.addr + "/readyz")
 		if err != nil {
 			return err
 		}
@@ -366,7 +366,7 @@ type instance struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`
 	State   string `json:"state"`
-	LeaseID string `json:"lease"`
+	LeaseID string `json:"lease_id"`
 }
 
 func (r *runner) instances() []instance {

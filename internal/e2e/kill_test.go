@@ -49,7 +49,7 @@ func TestKillRunnerDuringStep(t *testing.T) {
 	if s := r.step("s", "long", "echo begun; sleep 6; export R=done; echo over", map[string]any{"output_vars": []string{"R"}}); s.Outputs["R"] != "done" {
 		t.Errorf("the step's result after the restart: %+v", s)
 	}
-	if out := r.output("s", "long"); strings.Count(out, "begun") != 1 {
+	if out := r.output("s", "long"); strings.Count("\n"+out, "\nbegun\n") != 1 {
 		t.Errorf("the step ran twice: %q", out)
 	}
 	for _, pid := range machines {
