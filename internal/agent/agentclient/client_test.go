@@ -104,7 +104,7 @@ func TestTheAgentsLastWordIsInTheError(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, rigOptions{}, map[string]http.HandlerFunc{"/setup": tc.answer})
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
 			err := newClient(t, hasty()).Setup(ctx, r.target, nil)
 			if err == nil {
@@ -139,8 +139,8 @@ func TestStartStepHasLimitsOfItsOwn(t *testing.T) {
 	if err := newClient(t, cfg).StartStep(t.Context(), r.target, json.RawMessage(`{"id":"s1"}`)); err != nil {
 		t.Fatalf("a first try that hangs is not repeated: %v", err)
 	}
-	if _, ok := ids.Load("s1"); !ok || r.count("/start_step") != 2 {
-		t.Errorf("started %v in %d tries, want s1 in 2", ok, r.count("/start_step"))
+	if _, ok := ids.Load("s1"); !ok || r.count("/start_step") < 2 {
+		t.Errorf("started %v in %d tries, want s1 in the second", ok, r.count("/start_step"))
 	}
 
 	dead := newRig(t, rigOptions{}, map[string]http.HandlerFunc{"/start_step": hang})
@@ -192,7 +192,9 @@ func TestOneConnectionCarriesEverything(t *testing.T) {
 		"/setup":     say(200, "{}"),
 		"/poll_step": func(w http.ResponseWriter, req *http.Request) { <-release; say(200, `{"exited":true}`)(w, req) },
 	})
-	c := newClient(t, hasty())
+	cfg := hasty()
+	cfg.ProbeTimeout = time.Minute // a busy host is no dead connection
+	c := newClient(t, cfg)
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -220,10 +222,12 @@ func TestOneConnectionCarriesEverything(t *testing.T) {
 func TestMoreCallsThanOneConnectionTakes(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	r := newRig(t, rigOptions{streams: 4}, map[string]http.HandlerFunc{
+	r := newRig(t, rigOptions{streams: 5}, map[string]http.HandlerFunc{
 		"/poll_step": func(w http.ResponseWriter, req *http.Request) { <-release; say(200, `{"exited":true}`)(w, req) },
 	})
-	c := newClient(t, hasty())
+	cfg := hasty()
+	cfg.ProbeTimeout = time.Second
+	c := newClient(t, cfg)
 	if _, err := c.Health(t.Context(), r.target); err != nil { // so that the limit is known
 		t.Fatal(err)
 	}
@@ -236,6 +240,13 @@ func TestMoreCallsThanOneConnectionTakes(t *testing.T) {
 		})
 		eventually(t, "another poll", func() bool { return r.count("/poll_step") >= i+1 })
 	}
+	// Both connections are full. A probe that waited for a place on one would
+	// take it for dead by now, and the polls would start over.
+	timer := time.NewTimer(1500 * time.Millisecond)
+	<-timer.C
+	if n := r.count("/poll_step"); n != 10 {
+		t.Errorf("polled %d times, want 10", n)
+	}
 	close(release)
 	wg.Wait()
 	c.Forget(r.target.Instance)
@@ -245,7 +256,10 @@ func TestMoreCallsThanOneConnectionTakes(t *testing.T) {
 func TestConnectionIsKeptOverAPause(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rigOptions{}, nil)
-	c := newClient(t, hasty())
+	cfg := hasty()
+	cfg.FirstTry, cfg.ProbeTimeout = time.Minute, time.Minute // a busy host is no dead connection
+	cfg.HealthTry = time.Minute
+	c := newClient(t, cfg)
 	if _, err := c.Health(t.Context(), r.target); err != nil {
 		t.Fatal(err)
 	}

@@ -268,6 +268,12 @@ func (c *Client) probe(k *conn) {
 	c.mu.Unlock()
 	defer c.probes.Done()
 
+	if k.cc.Err() == nil && k.cc.Available() == 0 {
+		// No place for a probe: it would wait for one and blame the connection.
+		// TCP's own keep-alive has to do.
+		k.rearm(c)
+		return
+	}
 	//nolint:contextcheck // it belongs to the connection, not to one of its calls
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.ProbeTimeout)
 	defer cancel()
@@ -284,6 +290,11 @@ func (c *Client) probe(k *conn) {
 		return
 	}
 	resp.Body.Close()
+	k.rearm(c)
+}
+
+// rearm sets the time of the next probe, if anything waits.
+func (k *conn) rearm(c *Client) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.inFlight > 0 && k.cause == nil {
