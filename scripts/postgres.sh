@@ -19,7 +19,7 @@ case "$what" in
 		# A test database may forget: no fsync.
 		"${as[@]}" pg_ctl -D "$dir/data" -w -t 60 -l "$dir/data/server.log" \
 			-o "-c listen_addresses='' -c unix_socket_directories=$dir -c fsync=off -c full_page_writes=off -c max_connections=300" start >>"$dir.log" 2>&1 || { cat "$dir.log" >&2; exit 1; }
-		printf 'host=%s user=runner dbname=postgres sslmode=disable\n' "$dir"
+		printf 'postgres:///postgres?host=%s&user=runner&sslmode=disable\n' "$dir"
 		;;
 	stop)
 		"${as[@]}" pg_ctl -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 || true
