@@ -49,7 +49,7 @@ func (a *able) Resume(_ context.Context, r drivers.Ref) (drivers.Instance, error
 func (a *able) Pause(context.Context, drivers.Ref) error                      { return a.err }
 func (a *able) Unpause(context.Context, drivers.Ref) error                    { return a.err }
 func (a *able) Identify(context.Context, drivers.Ref, drivers.Identity) error { return a.err }
-func (a *able) DestroyDisks(_ context.Context, n []string) []error { return make([]error, len(n)) }
+func (a *able) DestroyDisks(_ context.Context, n []string) []error            { return make([]error, len(n)) }
 
 func (a *able) Console(_ context.Context, _ drivers.Ref, w io.Writer, _ int64) error {
 	_, err := io.WriteString(w, "boot\n")
