@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +77,8 @@ type delegate struct {
 
 	server *server.Server
 	allow  *server.AllowList
+	// extra are the networks of DRONE_HTTP_ALLOW.
+	extra []netip.Prefix
 }
 
 // serve listens, starts the engine behind the listener, and stops in order:
@@ -116,9 +120,9 @@ func (d *delegate) serve(ctx context.Context) error {
 }
 
 func (d *delegate) newServer() error {
-	extra, err := server.ParseAllow(d.cfg.HTTPAllow)
-	if err != nil {
-		return fmt.Errorf("DRONE_HTTP_ALLOW: %w", err)
+	var err error
+	if d.extra, err = server.ParseAllow(d.cfg.HTTPAllow); err != nil {
+		return err
 	}
 	poolMap, err := server.ParsePoolMap(d.cfg.PoolMap)
 	if err != nil {
@@ -128,7 +132,7 @@ func (d *delegate) newServer() error {
 	for _, w := range warnings {
 		d.log.Warn("an item of DRONE_RUNNER_VOLUMES is left out", "why", w)
 	}
-	d.allow = server.NewAllowList(server.AllowConfig{Extra: extra, Container: server.InContainer()})
+	d.allow = server.NewAllowList(server.AllowConfig{Extra: d.extra, Container: server.InContainer()})
 	d.server = server.New(server.Config{
 		Service: server.Starting("pool file", "store", "drivers"), Log: d.log, Allow: d.allow,
 		Edits: server.Edits{Volumes: volumes}, PoolMap: poolMap, FallbackPools: d.cfg.FallbackPools,
@@ -216,7 +220,7 @@ func (d *delegate) banner(cfg pool.Config, address string) {
 		names[i] = fmt.Sprintf("%s (%s, %d warm, at most %d)", p.Name, p.Driver, p.Min, p.Max)
 	}
 	callers := []string{"this host"}
-	for _, n := range append(d.allow.Local(), d.allow.Open()...) {
+	for _, n := range slices.Concat(d.allow.Local(), d.extra) {
 		callers = append(callers, n.String())
 	}
 	local, dies := d.localMachines(cfg)
