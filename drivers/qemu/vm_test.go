@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,6 +132,7 @@ func buildAgent(dir string) (string, error) {
 func dataDir(tb testing.TB) string {
 	tb.Helper()
 	dir := tb.TempDir()
+	dataDirs.Store(dir, nil)
 	for _, name := range []string{"images", "templates"} {
 		if err := os.Symlink(filepath.Join(sharedDir(tb), name), filepath.Join(dir, name)); err != nil {
 			tb.Fatal(err)
@@ -212,8 +214,35 @@ func folders(tb testing.TB, dir string) []string {
 	return names
 }
 
-// processes finds the QEMUs of a machine, zombies left out.
+// dataDirs are the data directories of this process' tests, as keys.
+var dataDirs sync.Map
+
+// processes finds the QEMUs of a machine of these tests, zombies left out.
+// Others on this host may have machines of the same name.
 func processes(tb testing.TB, name string) []int {
+	tb.Helper()
+	return slices.DeleteFunc(anyProcesses(tb, name), func(pid int) bool { return !isOurs(pid) })
+}
+
+// isOurs says whether a process has a file of our data directories open.
+func isOurs(pid int) bool {
+	files, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "fd", "*"))
+	if err != nil {
+		return false
+	}
+	ours := false
+	for _, f := range files {
+		target, err := os.Readlink(f)
+		dataDirs.Range(func(dir, _ any) bool {
+			ours = ours || err == nil && strings.HasPrefix(target, dir.(string)+"/")
+			return !ours
+		})
+	}
+	return ours
+}
+
+// anyProcesses finds the QEMUs of a machine, whoever started them.
+func anyProcesses(tb testing.TB, name string) []int {
 	tb.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
