@@ -40,7 +40,7 @@ func explain(path string, err error) error {
 	case code == codeConstraint:
 		return fmt.Errorf("%w: %w", pool.ErrConflict, err)
 	case code == codeBusy || code == codeLocked:
-		remedy = "another process has it locked; stop that process"
+		remedy = "it is locked by another process; stop that process"
 	case code == codeReadonly || code == codePerm:
 		remedy = fmt.Sprintf("let this user (uid %d) write the file and its directory", os.Getuid())
 	case code == codeCantOpen:

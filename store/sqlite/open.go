@@ -139,13 +139,22 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 
 // prepare checks the file and makes it ready for the writer.
 func prepare(ctx context.Context, db *sql.DB, path string, o Options) error {
-	// Everything here may find the file locked by another program.
+	// Everything here may find the file locked by another program. What may
+	// refuse the file comes before what changes it.
 	steps := []func(context.Context) error{
 		func(ctx context.Context) error { return checkPages(ctx, db, o.Log) },
+		func(ctx context.Context) error {
+			ours, err := recognise(ctx, db)
+			if err != nil || !ours {
+				return err
+			}
+			_, err = checkSeal(ctx, db, o.Seal)
+			return err
+		},
 		func(ctx context.Context) error { return useWAL(ctx, db) },
 		func(ctx context.Context) error { return migrate(ctx, db, o.Log) },
 		func(ctx context.Context) error { return writable(ctx, db) },
-		func(ctx context.Context) error { return checkSeal(ctx, db, o.Seal) },
+		func(ctx context.Context) error { return recordSeal(ctx, db, o.Seal) },
 	}
 	for _, step := range steps {
 		if err := patiently(ctx, step); err != nil {
@@ -235,7 +244,7 @@ func useWAL(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("%w: this file system does not allow write-ahead logging (journal mode is %s); use a local disk", pool.ErrUnavailable, mode)
+		return fmt.Errorf("this file system does not allow write-ahead logging (journal mode is %s); use a local disk", mode)
 	}
 	return nil
 }
@@ -247,33 +256,40 @@ func writable(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// checkSeal compares the key with the store's, and writes its id into a store
-// in which nothing is sealed yet.
-func checkSeal(ctx context.Context, db *sql.DB, seal *store.Sealer) error {
+// checkSeal compares the key with the store's. recorded says that the store
+// has this key's id already, or needs none.
+func checkSeal(ctx context.Context, db *sql.DB, seal *store.Sealer) (recorded bool, err error) {
 	text := core.Portable()
 	var controller, want string
 	var born int64
 	if err := db.QueryRowContext(ctx, text[core.SelectMeta]).Scan(&controller, &born, &want); err != nil {
-		return err
+		return false, err
 	}
-	if seal == nil && want == "" || seal != nil && seal.ID() == want {
-		return nil
+	if seal != nil && seal.ID() == want {
+		return true, nil
 	}
 	var sealed int
 	if err := db.QueryRowContext(ctx, text[core.AnySealed]).Scan(&sealed); err != nil {
-		return err
+		return false, err
 	}
 	switch {
-	case sealed == 0 && seal == nil:
-		return nil
 	case sealed == 0:
-		_, err := db.ExecContext(ctx, text[core.SetSealKey], seal.ID())
-		return err
+		return seal == nil, nil
 	case seal == nil:
-		return &store.KeyError{Want: want, From: "the options given"}
+		return false, &store.KeyError{Want: want, From: "the options given"}
 	default:
-		return &store.KeyError{Want: want, Have: seal.ID(), From: "use"}
+		return false, &store.KeyError{Want: want, Have: seal.ID(), From: "use"}
 	}
+}
+
+// recordSeal writes the key's id into a store in which nothing is sealed yet.
+func recordSeal(ctx context.Context, db *sql.DB, seal *store.Sealer) error {
+	recorded, err := checkSeal(ctx, db, seal)
+	if err != nil || recorded {
+		return err
+	}
+	_, err = db.ExecContext(ctx, core.Portable()[core.SetSealKey], seal.ID())
+	return err
 }
 
 // KeyID returns the id of the key the file's rows are sealed with, "" if there
