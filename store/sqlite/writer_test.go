@@ -79,12 +79,16 @@ func noted(t *testing.T, s pool.Store) map[string]bool {
 	return out
 }
 
-// grouped holds the writer until n operations wait behind it, so that they all
-// share its commit. It returns the holder's error when they are answered.
-func grouped(t *testing.T, s *sqlite.Inner, n int, held func() error) error {
+// grouped holds the writer, launches n operations and lets go when all of them
+// wait behind it, so that they share a commit. held is the holder's outcome,
+// which grouped returns.
+func grouped(t *testing.T, s *sqlite.Inner, n int, launch func(), held func() error) error {
 	t.Helper()
 	started, answer := make(chan struct{}), make(chan error, 1)
 	free := make(chan struct{})
+	var once sync.Once
+	release := func() { once.Do(func() { close(free) }) }
+	defer release()
 	go func() {
 		answer <- s.Write(t.Context(), func(context.Context, core.Tx) error {
 			close(started)
@@ -93,6 +97,7 @@ func grouped(t *testing.T, s *sqlite.Inner, n int, held func() error) error {
 		})
 	}()
 	<-started
+	launch()
 	deadline := time.Now().Add(20 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -102,7 +107,7 @@ func grouped(t *testing.T, s *sqlite.Inner, n int, held func() error) error {
 		}
 		<-tick.C
 	}
-	close(free)
+	release()
 	return <-answer
 }
 
@@ -121,18 +126,19 @@ func TestAFailedCommitFailsAllOfItsGroup(t *testing.T) {
 	const n = 20
 	errs := make([]error, n)
 	var wg sync.WaitGroup
-	broken.Store(true)
-	for k := range n {
-		wg.Go(func() {
-			if k == 0 {
-				// What fails for a reason of its own keeps that.
-				_, errs[k] = s.Activate(t.Context(), pool.LeaseKey{ID: "never"}, begin, begin)
-				return
-			}
-			errs[k] = note(t.Context(), s, fmt.Sprint("lost-", k))
-		})
-	}
-	err := grouped(t, s, n, func() error { return nil })
+	err := grouped(t, s, n, func() {
+		broken.Store(true)
+		for k := range n {
+			wg.Go(func() {
+				if k == 0 {
+					// What fails for a reason of its own keeps that.
+					_, errs[k] = s.Activate(t.Context(), pool.LeaseKey{ID: "never"}, begin, begin)
+					return
+				}
+				errs[k] = note(t.Context(), s, fmt.Sprint("lost-", k))
+			})
+		}
+	}, func() error { return nil })
 	wg.Wait()
 	for k, err := range append(errs, err) {
 		want := pool.ErrUnavailable
@@ -166,14 +172,15 @@ func TestAFailingOperationLeavesItsGroupAlone(t *testing.T) {
 			s := inner(t, sqlite.Options{}, nil)
 			const n = 10
 			var wg sync.WaitGroup
-			for k := range n {
-				wg.Go(func() {
-					if err := note(t.Context(), s, fmt.Sprint("kept-", k)); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			if err := grouped(t, s, n, fail); err == nil {
+			if err := grouped(t, s, n, func() {
+				for k := range n {
+					wg.Go(func() {
+						if err := note(t.Context(), s, fmt.Sprint("kept-", k)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}, fail); err == nil {
 				t.Error("the failing operation was answered without error")
 			}
 			wg.Wait()
@@ -192,8 +199,9 @@ func TestAnOperationGivenUpBeforeItBeganIsSkipped(t *testing.T) {
 	s := inner(t, sqlite.Options{}, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	answer := make(chan error, 1)
-	go func() { answer <- note(ctx, s, "given up") }()
-	err := grouped(t, s, 1, func() error {
+	err := grouped(t, s, 1, func() {
+		go func() { answer <- note(ctx, s, "given up") }()
+	}, func() error {
 		cancel()
 		// Its caller is answered although the writer is busy.
 		if err := <-answer; !errors.Is(err, context.Canceled) {
@@ -215,15 +223,16 @@ func TestCloseAnswersWhatWaits(t *testing.T) {
 	s := inner(t, sqlite.Options{Path: path}, nil)
 	const n = 30
 	var wg sync.WaitGroup
-	for k := range n {
-		wg.Go(func() {
-			if err := note(t.Context(), s, fmt.Sprint("drained-", k)); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	closed := make(chan error, 1)
-	if err := grouped(t, s, n, func() error {
+	if err := grouped(t, s, n, func() {
+		for k := range n {
+			wg.Go(func() {
+				if err := note(t.Context(), s, fmt.Sprint("drained-", k)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}, func() error {
 		go func() { closed <- s.Close() }()
 		return nil
 	}); err != nil {
