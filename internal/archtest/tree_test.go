@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -64,7 +65,22 @@ type goFile struct {
 
 func (f goFile) at(n ast.Node) string { return f.fset.Position(n.Pos()).String() }
 
+// goFiles parses the tree once for all tests.
 func goFiles(t *testing.T) []goFile {
+	t.Helper()
+	parseOnce.Do(func() { parsed = parseTree(t) })
+	if len(parsed) == 0 {
+		t.Fatal("the tree could not be parsed, see the first test that tried")
+	}
+	return parsed
+}
+
+var (
+	parseOnce sync.Once
+	parsed    []goFile
+)
+
+func parseTree(t *testing.T) []goFile {
 	t.Helper()
 	var all []goFile
 	for _, name := range files(t) {
@@ -76,12 +92,12 @@ func goFiles(t *testing.T) []goFile {
 		if err != nil {
 			t.Fatal(err)
 		}
-		parsed, err := parser.ParseFile(fset, name, src, parser.SkipObjectResolution)
+		syntax, err := parser.ParseFile(fset, name, src, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := goFile{name: name, pkg: path.Dir(name), test: strings.HasSuffix(name, "_test.go"), file: parsed, fset: fset}
-		for _, i := range parsed.Imports {
+		f := goFile{name: name, pkg: path.Dir(name), test: strings.HasSuffix(name, "_test.go"), file: syntax, fset: fset}
+		for _, i := range syntax.Imports {
 			f.imports = append(f.imports, strings.Trim(i.Path.Value, `"`))
 		}
 		all = append(all, f)
