@@ -1,0 +1,92 @@
+package sqlite_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/store/sqlite"
+)
+
+// TestCostDoesNotGrow counts what the operations on a request's path run, in
+// small and large pools and beside many old rows. That each statement visits as
+// little is TestPlans' part.
+func TestCostDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	cost := func(warm, old int) map[string]int {
+		path := filepath.Join(t.TempDir(), "database.sqlite3")
+		s := inner(t, sqlite.Options{Path: path, Sync: sqlite.SyncOff}, nil)
+		ctx := t.Context()
+		no := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		no(s.Configure(ctx, []pool.PoolRow{{Name: "a", Max: 1 << 30}}, begin))
+		if old > 0 {
+			execute(t, path, fmt.Sprintf(`WITH RECURSIVE n (k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < %d)
+				INSERT INTO instances SELECT 'old' || k, 'old' || k, 'a', '', '', 'gone', 'build', '', '', '', '', '', '', '', '', '', 0, '', '', 0,
+				'', '', 'old' || k, 1, 0, 1, 1, 0, 0, 1, 0, '', '', 0, 0, 0 FROM n`, old))
+			execute(t, path, fmt.Sprintf(`WITH RECURSIVE n (k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < %d)
+				INSERT INTO leases SELECT k, 'old' || k, 1, 'build', 'ended', '', '', '', 'a', 'old' || k, 1, 1, 1, 1, 1, 1, 0, '', '', '', '', 0, 0, 0, 0 FROM n`, old))
+		}
+		warmUp := func(id string) {
+			_, err := s.Intend(ctx, pool.Intent{Instance: pool.Instance{ID: id, Name: id, Pool: "a"}, Now: begin})
+			no(err)
+			_, err = s.Accepted(ctx, pool.Acceptance{ID: id, Now: begin})
+			no(err)
+			_, _, err = s.Proven(ctx, pool.Proof{ID: id, Now: begin, Due: begin.Add(time.Hour)})
+			no(err)
+		}
+		for k := range warm {
+			warmUp(fmt.Sprint("i", k))
+		}
+		out := map[string]int{}
+		measure := func(what string, do func()) {
+			s.Statements = 0
+			do()
+			out[what] = s.Statements
+		}
+		var g pool.Grant
+		measure("arrive", func() {
+			var err error
+			g, err = s.Arrive(ctx, pool.Arrival{ID: "l", Choices: []pool.Choice{{Pool: "a"}}, Waiter: "w", Now: begin})
+			no(err)
+			if !g.Claimed {
+				t.Fatal("no machine was claimed")
+			}
+		})
+		measure("join", func() {
+			_, err := s.Arrive(ctx, pool.Arrival{ID: "l", Choices: []pool.Choice{{Pool: "a"}}, Waiter: "w", Now: begin})
+			no(err)
+		})
+		measure("activate", func() {
+			_, err := s.Activate(ctx, g.Lease.Key(), begin, begin)
+			no(err)
+		})
+		measure("end", func() {
+			_, err := s.End(ctx, pool.Ending{Lease: g.Lease.Key(), Now: begin})
+			no(err)
+		})
+		measure("refill", func() { warmUp("new") })
+		measure("wait", func() {
+			_, err := s.Arrive(ctx, pool.Arrival{ID: "w", Choices: []pool.Choice{{Pool: "a", Shape: "other"}}, Waiter: "w", Now: begin})
+			no(err)
+		})
+		return out
+	}
+	small := cost(10, 0)
+	if diff := cmp.Diff(map[string]int{"arrive": 4, "join": 2, "activate": 2, "end": 4, "refill": 9, "wait": 5}, small); diff != "" {
+		t.Errorf("statements of each operation differ (-want +got):\n%s", diff)
+	}
+	for name, other := range map[string]map[string]int{"1000 warm": cost(1000, 0), "100,000 old rows": cost(10, 100_000)} {
+		if diff := cmp.Diff(small, other); diff != "" {
+			t.Errorf("with %s (-small +now):\n%s", name, diff)
+		}
+	}
+}
