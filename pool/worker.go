@@ -16,9 +16,30 @@ import (
 type worker struct {
 	mu   sync.Mutex
 	busy map[string]bool // instance id -> look again when done
+	soon chan time.Time  // due times that may come before the next look
 }
 
-func (w *worker) init() { w.busy = map[string]bool{} }
+func (w *worker) init() {
+	w.busy = map[string]bool{}
+	w.soon = make(chan time.Time, 1)
+}
+
+// remind has due rows looked at when d has come, if that is before the next
+// look. It keeps the earliest of the reminders not yet read; a reminder that
+// gets lost only costs a tick.
+func (w *worker) remind(d time.Time) {
+	select {
+	case other := <-w.soon:
+		if other.Before(d) {
+			d = other
+		}
+	default:
+	}
+	select {
+	case w.soon <- d:
+	default:
+	}
+}
 
 // dispatch has an instance looked at now, or once more when the present look
 // is over.
@@ -69,7 +90,9 @@ func (w *worker) idle(id string) bool {
 }
 
 const (
-	workerTick = time.Second
+	// workerTick is how often due rows are looked for without a reminder: what
+	// another process left or wrote is found by then.
+	workerTick = 10 * time.Second
 	// dueBatch bounds one look at due rows; what is left is due at the next.
 	dueBatch = 1000
 )
@@ -77,14 +100,25 @@ const (
 // runWorker takes the rows that are due, until ctx ends. What requests and the
 // other loops do is dispatched at once; this is what finds everything else.
 func (m *Manager) runWorker(ctx context.Context) error {
-	tick := time.NewTicker(workerTick)
-	defer tick.Stop()
+	next := time.NewTimer(workerTick)
+	defer next.Stop()
 	for {
 		m.takeDue(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		at := m.now().Add(workerTick)
+		next.Reset(workerTick)
+	wait:
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case due := <-m.work.soon:
+				if due.Before(at) {
+					at = due
+					next.Reset(max(0, due.Sub(m.now())))
+				}
+			case <-next.C:
+				break wait
+			}
 		}
 	}
 }
@@ -234,10 +268,11 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 // postpone records a failed try; the row comes back when it is due.
 func (m *Manager) postpone(ctx context.Context, inst Instance, reason string, cause error) {
 	now := m.stamp()
+	due := now.Add(backoffAfter(inst.Attempts))
 	err := m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
-		Due: now.Add(backoffAfter(inst.Attempts)), Attempts: inst.Attempts + 1,
-		Reason: reason, Detail: cause.Error(), Now: now,
+		Due: due, Attempts: inst.Attempts + 1, Reason: reason, Detail: cause.Error(), Now: now,
 	})
+	m.work.remind(due.Add(time.Millisecond))
 	if err != nil && !errors.Is(err, ErrConflict) && ctx.Err() == nil {
 		m.log.Error("instance not postponed", "instance", inst.Name, "err", err)
 	}

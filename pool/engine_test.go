@@ -1,0 +1,854 @@
+package pool_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/noop"
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+func TestPoolIsFilledAndRefilledAtTheClaimsOwnInstant(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
+		pass(time.Hour + 3*time.Second) // not at a tick of the planner
+		claimed := time.Now()
+		res := e.setup("a")
+		synctest.Wait()
+		if d := time.Since(claimed); d > 0 {
+			t.Errorf("a warm setup took %s of fake time", d)
+		}
+		live, err := e.store.Instances(t.Context(), pool.InstanceQuery{Live: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refills := 0
+		for _, i := range live {
+			if i.ID != res.Instance.ID && i.Created.Equal(claimed.UTC().Truncate(time.Millisecond)) {
+				refills++
+			}
+		}
+		if refills != 1 {
+			t.Errorf("%d refills have their intent at the claim's instant, want 1: %v", refills, live)
+		}
+	})
+}
+
+func TestEveryPoolTriedIsInTheErrorWithItsCause(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{
+			{name: "full", max: 4, cfg: noop.Config{Capacity: 1}},
+			{name: "sick", max: 4},
+			{name: "broken", max: 4},
+		}
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, name string) error {
+			if op == "create" && strings.Contains(name, "broken") {
+				return fmt.Errorf("%w: quota CPUS exceeded", drivers.ErrQuota)
+			}
+			return nil
+		}}
+		e.hook = func(_ context.Context, op string, tg pool.Target, _ string) error {
+			if op == "setup" && strings.Contains(tg.Identity.Hostname, "sick") {
+				return &pool.AgentError{Op: "setup", Status: 500, Message: "Cannot connect to the Docker daemon"}
+			}
+			return nil
+		}
+		e.start()
+		e.setup("holder", "full")
+		_, err := e.m.Setup(t.Context(), e.request("a", "nosuch", "full", "sick", "broken"))
+		var se *pool.SetupError
+		if !errors.As(err, &se) {
+			t.Fatalf("got %v, want a SetupError", err)
+		}
+		var pools []string
+		for _, c := range se.Causes {
+			pools = append(pools, c.Pool+" "+c.Phase)
+		}
+		want := "nosuch claim, full create, sick setup, broken create"
+		if got := strings.Join(pools, ", "); got != want {
+			t.Errorf("causes %q, want %q", got, want)
+		}
+		for _, text := range []string{"could not find pool: nosuch", "no capacity", "Cannot connect to the Docker daemon", "quota CPUS exceeded"} {
+			if !strings.Contains(err.Error(), text) {
+				t.Errorf("the error lacks %q: %v", text, err)
+			}
+		}
+		pass(time.Minute)
+		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1})
+	})
+}
+
+func TestFallbackPoolServesWhenTheFirstCannot(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", max: 1}, {name: "q", max: 1}}
+		e.start()
+		if got := e.setup("a", "p", "q").Instance.Pool; got != "p" {
+			t.Errorf("first request got pool %s", got)
+		}
+		if got := e.setup("b", "p", "q").Instance.Pool; got != "q" {
+			t.Errorf("second request got pool %s, want the fallback", got)
+		}
+	})
+}
+
+func TestWarmMachineWhoseAgentIsDeadIsNotGivenAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		dead := e.world.Machines()[0].Tags.Instance
+		e.hook = func(_ context.Context, _ string, tg pool.Target, _ string) error {
+			if tg.Instance == dead {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		for _, id := range []string{"a", "b"} {
+			if got := e.setup(id).Instance.ID; got == dead {
+				t.Errorf("%s was given the dead machine", id)
+			}
+		}
+		pass(time.Minute)
+		for _, m := range e.world.Machines() {
+			if m.Tags.Instance == dead {
+				t.Error("the dead machine still exists")
+			}
+		}
+	})
+}
+
+func TestAgentThatNeverAnswersEndsTheSetupWithItsConsole(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].min = 0
+		e.hook = func(_ context.Context, op string, _ pool.Target, _ string) error {
+			if op == "healthz" || op == "health" {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		e.start()
+		begun := time.Now()
+		_, err := e.m.Setup(t.Context(), e.request("a"))
+		if err == nil || !strings.Contains(err.Error(), "not healthy") || !strings.Contains(err.Error(), "console tail") {
+			t.Errorf("got %v", err)
+		}
+		if d := time.Since(begun); d < 3*time.Minute || d > 4*time.Minute {
+			t.Errorf("gave up after %s, want the boot limit of 3 minutes", d)
+		}
+		pass(time.Minute)
+		e.wantRows(map[pool.InstanceState]int{})
+		if m := e.machines(); len(m) != 0 {
+			t.Errorf("machines left: %v", m)
+		}
+	})
+}
+
+// A caller that hangs up in any phase costs no machine, and one that returns
+// within the grace gets the machine that was made for it.
+func TestCallerHangsUpInEachPhase(t *testing.T) {
+	for _, phase := range []string{"create", "health", "setup"} {
+		for _, returns := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/returns=%t", phase, returns), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, e *engine) {
+					e.pools[0].min = 0
+					var stalled atomic.Bool // one call of the phase is slow, not each
+					stall := func(ctx context.Context) error {
+						if stalled.Swap(true) {
+							return nil
+						}
+						select {
+						case <-time.After(20 * time.Second):
+							return nil
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					e.faults = &noop.Faults{Before: func(ctx context.Context, op, _ string) error {
+						if op == phase {
+							return stall(ctx)
+						}
+						return nil
+					}}
+					e.hook = func(ctx context.Context, op string, _ pool.Target, _ string) error {
+						if op == phase || (phase == "health" && op == "healthz") {
+							return stall(ctx)
+						}
+						return nil
+					}
+					e.start()
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					defer cancel()
+					if _, err := e.m.Setup(ctx, e.request("a")); !errors.Is(err, context.DeadlineExceeded) {
+						t.Fatalf("got %v, want the caller's own time-out", err)
+					}
+					if returns {
+						pass(time.Minute)
+						e.setup("a")
+						if n := len(e.world.Made()); n != 1 {
+							t.Errorf("%d machines were made for one lease", n)
+						}
+						e.destroy("a")
+					}
+					pass(10 * time.Minute)
+					e.wantRows(map[pool.InstanceState]int{})
+					if m := e.machines(); len(m) != 0 {
+						t.Errorf("machines left: %v", m)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestDestroyDuringSetupEndsBoth(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].min, e.pools[0].cfg.BootDelay = 0, time.Minute
+		e.start()
+		res := make(chan error, 1)
+		go func() {
+			_, err := e.m.Setup(context.Background(), e.request("a"))
+			res <- err
+		}()
+		pass(10 * time.Second)
+		e.destroy("a")
+		if err := <-res; err == nil || !strings.Contains(err.Error(), "destroyed") {
+			t.Errorf("the setup was answered %v", err)
+		}
+		pass(5 * time.Minute)
+		e.wantRows(map[pool.InstanceState]int{})
+	})
+}
+
+func TestDestroyBeforeItsSetupRefusesABuild(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		e.destroy("late")
+		if _, err := e.m.Setup(t.Context(), e.request("late")); !errors.Is(err, pool.ErrDestroyedFirst) {
+			t.Errorf("got %v, want ErrDestroyedFirst", err)
+		}
+		pass(11 * time.Minute)
+		e.setup("late")
+		e.destroy("late")
+		e.setup("late") // an id that had a machine leaves no tombstone
+	})
+}
+
+func TestTwoSetupsOfOneIDShareOneMachine(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].min, e.pools[0].cfg.CreateDelay = 0, 5*time.Second
+		e.start()
+		var wg sync.WaitGroup
+		ids := make([]string, 8)
+		for i := range ids {
+			wg.Go(func() {
+				res, err := e.m.Setup(context.Background(), e.request("a"))
+				if err != nil {
+					t.Errorf("setup: %v", err)
+				}
+				ids[i] = res.Instance.ID
+			})
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if id != ids[0] || id == "" {
+				t.Errorf("one id holds several machines: %v", ids)
+			}
+		}
+		if again := e.setup("a"); again.Instance.ID != ids[0] || !again.Joined {
+			t.Errorf("a later setup got %s, joined %t", again.Instance.ID, again.Joined)
+		}
+	})
+}
+
+func TestRequestsAtTheLimitAreServedInOrder(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", min: 2, max: 2, wait: time.Hour}}
+		e.start()
+		e.setup("a")
+		e.setup("b")
+		order := make(chan string, 3)
+		for _, id := range []string{"c", "d", "e"} {
+			go func() {
+				if _, err := e.m.Setup(context.Background(), e.request(id)); err != nil {
+					t.Errorf("setup %s: %v", id, err)
+				}
+				order <- id
+			}()
+			pass(time.Second)
+		}
+		l, err := e.store.Lease(t.Context(), "e")
+		if err != nil || l.State != pool.LeaseWaiting || !strings.Contains(l.Reason, "limit") {
+			t.Errorf("the waiting lease is %s with reason %q (%v)", l.State, l.Reason, err)
+		}
+		got := ""
+		for _, next := range []string{"a", "b", "c"} {
+			pass(time.Minute)
+			e.destroy(next)
+			got += <-order
+			if n := e.world.Machines(); len(n) > 2 {
+				t.Errorf("%d machines with a limit of 2", len(n))
+			}
+		}
+		if got != "cde" {
+			t.Errorf("served in order %q, want cde", got)
+		}
+	})
+}
+
+func TestWaitingEndsWithEachPoolsLimitInTheError(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", max: 1, wait: 2 * time.Minute}, {name: "q", max: 1, wait: 3 * time.Minute}}
+		e.start()
+		e.setup("a", "p")
+		e.setup("b", "q")
+		begun := time.Now()
+		_, err := e.m.Setup(t.Context(), e.request("c", "p", "q"))
+		if err == nil || !strings.Contains(err.Error(), "pool p is at its limit (1 of 1 machines)") || !strings.Contains(err.Error(), "pool q is at its limit (1 of 1 machines)") {
+			t.Errorf("got %v", err)
+		}
+		if d := time.Since(begun); d < 3*time.Minute || d > 4*time.Minute {
+			t.Errorf("waited %s, want the longest wait of its pools", d)
+		}
+	})
+}
+
+func TestRefillNeverTakesTheLastPlaceFromAWaitingRequest(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", min: 3, max: 3, wait: time.Hour, cfg: noop.Config{BootDelay: time.Minute}}}
+		e.start()
+		pass(2 * time.Minute)
+		for _, id := range []string{"a", "b", "c"} {
+			e.setup(id)
+		}
+		served := make(chan string, 1)
+		go func() {
+			if _, err := e.m.Setup(context.Background(), e.request("d")); err == nil {
+				served <- "d"
+			}
+		}()
+		pass(time.Second)
+		e.destroy("a")
+		pass(2 * time.Minute)
+		select {
+		case <-served:
+		default:
+			t.Error("the free place did not go to the request that waits")
+		}
+	})
+}
+
+// The cloud refuses every destroy for a day: builds are answered at once,
+// the rows stay, counted and retried, and go when the cloud relents.
+func TestDestroyIsRetriedForEver(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		refuse := true
+		tries := 0
+		e.pools[0].min = 0
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
+			if op == "destroy" && refuse {
+				tries++
+				return errors.New("backend error")
+			}
+			return nil
+		}}
+		e.start()
+		e.setup("a")
+		begun := time.Now()
+		e.destroy("a")
+		if d := time.Since(begun); d > time.Second {
+			t.Errorf("the destroy of a build was answered after %s", d)
+		}
+		pass(24 * time.Hour)
+		e.wantRows(map[pool.InstanceState]int{pool.Destroying: 1})
+		if tries < 1000 { // about one a minute
+			t.Errorf("tried %d times in a day", tries)
+		}
+		live, err := e.store.Instances(t.Context(), pool.InstanceQuery{Live: true})
+		if err != nil || !strings.Contains(live[0].Detail, "backend error") || live[0].Attempts < 1000 {
+			t.Errorf("the row does not show it: %+v (%v)", live, err)
+		}
+		refuse = false
+		pass(2 * time.Minute)
+		e.wantRows(map[pool.InstanceState]int{})
+	})
+}
+
+func TestGitspaceDestroyWaitsForTheCloudAndSaysWhyNot(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].cfg.Hibernate = true
+		e.pools[0].min = 0
+		refuse := true
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
+			if op == "destroy" && refuse {
+				return errors.New("disk is in use")
+			}
+			return nil
+		}}
+		e.start()
+		if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		err := e.m.Destroy(t.Context(), pool.DestroyRequest{Lease: "g"})
+		if err == nil || !strings.Contains(err.Error(), "disk is in use") {
+			t.Errorf("got %v", err)
+		}
+		if d := time.Since(begun); d < 9*time.Minute || d > 11*time.Minute {
+			t.Errorf("answered after %s, want its budget of 10 minutes", d)
+		}
+		e.wantRows(map[pool.InstanceState]int{pool.Destroying: 1})
+		refuse = false
+		e.destroy("g")
+		e.wantRows(map[pool.InstanceState]int{})
+	})
+}
+
+func TestSuspendedGitspaceIsItsOwnersAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools[0].cfg.Hibernate = true
+		e.start()
+		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g", Body: json.RawMessage(`{}`)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 50 {
+			id := fmt.Sprintf("b%d", i)
+			if got := e.setup(id).Instance.ID; got == first.Instance.ID {
+				t.Fatalf("%s was given the suspended gitspace", id)
+			}
+			e.destroy(id)
+		}
+		pass(4 * 24 * time.Hour)
+		e.restart()
+		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil || again.Instance.ID != first.Instance.ID {
+			t.Fatalf("after four days and a restart: %s, want %s (%v)", again.Instance.ID, first.Instance.ID, err)
+		}
+		if again.Ports[3000] != 3000 {
+			t.Errorf("ports %v", again.Ports)
+		}
+	})
+}
+
+func TestResumeThatFailsDestroysNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools[0].cfg.Hibernate = true
+		e.pools[0].min = 0
+		fail := true
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
+			if op == "resume" && fail {
+				return errors.New("ZONE_RESOURCE_POOL_EXHAUSTED")
+			}
+			return nil
+		}}
+		e.start()
+		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err == nil || !strings.Contains(err.Error(), "ZONE_RESOURCE_POOL_EXHAUSTED") {
+				t.Fatalf("got %v, want the cloud's own words", err)
+			}
+		}
+		pass(24 * time.Hour)
+		e.wantRows(map[pool.InstanceState]int{pool.Suspended: 1})
+		fail = false
+		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil || again.Instance.ID != first.Instance.ID {
+			t.Errorf("resumed on %s, want %s (%v)", again.Instance.ID, first.Instance.ID, err)
+		}
+	})
+}
+
+// A build past its busy age with a running step goes on; an hour after its
+// last step and call it ends.
+func TestBusyAgeNeverEndsRunningWork(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools[0].min = 0
+		long := 30 * time.Hour
+		e.hook = func(ctx context.Context, op string, _ pool.Target, _ string) error {
+			if op == "poll_step" {
+				select {
+				case <-time.After(long):
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return nil
+		}
+		e.start()
+		e.setup("a")
+		for i := range 4 { // each poll is limited to 10 h; the caller asks again
+			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Hour)
+			_, err := e.m.Step(ctx, step("a", "long"))
+			cancel()
+			l, lerr := e.store.Lease(t.Context(), "a")
+			if lerr != nil || l.State != pool.LeaseActive {
+				t.Fatalf("after %d h the lease is %s (%v, step: %v)", 9*(i+1), l.State, lerr, err)
+			}
+		}
+		pass(50 * time.Minute)
+		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1})
+		pass(30 * time.Minute)
+		e.wantRows(map[pool.InstanceState]int{})
+		e.wantReason("busy_age")
+	})
+}
+
+func TestLeasedMachineThatDies(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.hook = func(ctx context.Context, op string, tg pool.Target, _ string) error {
+			if op != "poll_step" {
+				return nil
+			}
+			for { // a poll outlasts its connection
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(time.Second):
+				}
+			}
+		}
+		e.start()
+		first := e.setup("a")
+		res := make(chan error, 1)
+		go func() {
+			_, err := e.m.Step(context.Background(), step("a", "s"))
+			res <- err
+		}()
+		pass(time.Minute)
+		e.world.Kill(first.Instance.Name, "pre-empted")
+		died := time.Now()
+		err := <-res
+		if !errors.Is(err, pool.ErrLost) || !strings.Contains(err.Error(), "pre-empted") {
+			t.Errorf("the running step: %v", err)
+		}
+		if d := time.Since(died); d > 15*time.Second {
+			t.Errorf("answered %s after the death", d)
+		}
+		if _, err := e.m.Step(t.Context(), step("a", "later")); !errors.Is(err, pool.ErrLost) {
+			t.Errorf("a later step: %v", err)
+		}
+		if again := e.setup("a"); again.Instance.ID == first.Instance.ID || again.Lease.Generation != first.Lease.Generation+1 {
+			t.Errorf("set up again on %s generation %d", again.Instance.ID, again.Lease.Generation)
+		}
+		pass(time.Minute)
+		for _, name := range e.machines() {
+			if name == first.Instance.Name {
+				t.Error("the dead machine still exists")
+			}
+		}
+	})
+}
+
+func TestGitspaceWhoseMachineDiesKeepsIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools[0].min, e.pools[0].cfg.Hibernate = 0, true
+		e.start()
+		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.world.Kill(first.Instance.Name, "host error")
+		pass(2 * 24 * time.Hour)
+		if _, err := e.m.Step(t.Context(), step("g", "s")); !errors.Is(err, pool.ErrLost) {
+			t.Errorf("a step of a dead gitspace: %v", err)
+		}
+		e.wantRows(map[pool.InstanceState]int{pool.Failed: 1})
+		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
+		if err != nil || again.Instance.ID != first.Instance.ID {
+			t.Errorf("set up again on %s, want %s restarted (%v)", again.Instance.ID, first.Instance.ID, err)
+		}
+		if _, err := e.m.Step(t.Context(), step("g", "s2")); err != nil {
+			t.Errorf("a step after the restart: %v", err)
+		}
+	})
+}
+
+func TestRestartChangesNothingForRunningMachines(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		held := e.setup("a")
+		pass(time.Minute)
+		before := strings.Join(e.machines(), " ")
+		for range 3 {
+			e.restart()
+			pass(10 * time.Minute)
+		}
+		if after := strings.Join(e.machines(), " "); after != before {
+			t.Errorf("machines before %s, after %s", before, after)
+		}
+		if again := e.setup("a"); again.Instance.ID != held.Instance.ID {
+			t.Errorf("the lease has another machine: %s, was %s", again.Instance.ID, held.Instance.ID)
+		}
+		if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
+			t.Errorf("step after restarts: %v", err)
+		}
+	})
+}
+
+// What is under way when the process ends is taken up, or undone, by the next.
+func TestRestartInEachPhaseOfASetup(t *testing.T) {
+	for _, after := range []time.Duration{0, 3 * time.Second, 12 * time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, e *engine) {
+				e.pools[0].min = 0
+				e.pools[0].cfg = noop.Config{CreateDelay: 5 * time.Second, BootDelay: 10 * time.Second, DestroyDelay: time.Second}
+				e.start()
+				go func() { _, _ = e.m.Setup(context.Background(), e.request("a")) }() // ends with the engine
+				pass(after)
+				e.restart()
+				pass(time.Minute)
+				res := e.setup("a") // the caller's retry, within the grace
+				if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
+					t.Errorf("step: %v", err)
+				}
+				e.destroy("a")
+				pass(time.Minute)
+				e.wantRows(map[pool.InstanceState]int{})
+				if m := e.machines(); len(m) != 0 {
+					t.Errorf("machines left: %v (had %s)", m, res.Instance.Name)
+				}
+			})
+			t.Run("nobody asks again", func(t *testing.T) {
+				inBubble(t, func(t *testing.T, e *engine) {
+					e.pools[0].min = 0
+					e.pools[0].cfg = noop.Config{CreateDelay: 5 * time.Second, BootDelay: 10 * time.Second}
+					e.start()
+					go func() { _, _ = e.m.Setup(context.Background(), e.request("a")) }() // ends with the engine
+					pass(after)
+					e.restart()
+					pass(time.Hour)
+					e.wantRows(map[pool.InstanceState]int{})
+					if m := e.machines(); len(m) != 0 {
+						t.Errorf("machines left: %v", m)
+					}
+				})
+			})
+		})
+	}
+}
+
+// foreign puts a machine into the world that no row describes.
+func (e *engine) foreign(name, controller string, kind pool.Kind, created time.Time) {
+	e.t.Helper()
+	cfg := &noop.Config{}
+	d, err := noop.New(drivers.Options{Pool: "p", Config: cfg, DataDir: "/bubble"}, noop.Setup{World: e.world})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	_, err = d.Create(e.t.Context(), drivers.Spec{Name: name, Tags: drivers.Tags{
+		Controller: controller, Pool: "p", Instance: "i-" + name, Kind: string(kind), Created: created,
+	}})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func TestMachinesWithoutRows(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].min = 0
+		e.start()
+		pass(time.Minute)
+		ours := e.m.ControllerID()
+		now := time.Now()
+		e.foreign("garbage", ours, pool.Build, now)
+		e.foreign("gitspace", ours, pool.Gitspace, now)
+		e.foreign("theirs", "another", pool.Build, now)
+		e.foreign("ancient", ours, pool.Build, now.Add(-240*time.Hour))
+		pass(4 * time.Minute)
+		if n := len(e.machines()); n != 4 {
+			t.Fatalf("destroyed within the grace: %v", e.machines())
+		}
+		pass(10 * time.Minute)
+		if got := strings.Join(e.machines(), " "); got != "ancient gitspace theirs" {
+			t.Errorf("left: %q, want only the garbage gone", got)
+		}
+		e.wantReason("orphan_reaped")
+		e.wantReason("orphan_reported")
+		if n := e.m.Counters().Orphans; n != 2 {
+			t.Errorf("%d orphans are reported, want the gitspace and the ancient one", n)
+		}
+	})
+}
+
+func TestMachinesWithoutRowsSurvivePartialListings(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools[0].min = 0
+		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) { l.Complete = false }}
+		e.start()
+		pass(time.Minute)
+		e.foreign("garbage", e.m.ControllerID(), pool.Build, time.Now())
+		pass(24 * time.Hour)
+		if len(e.machines()) != 1 {
+			t.Error("destroyed on the word of a partial listing")
+		}
+	})
+}
+
+func TestRowsWithoutMachinesAreReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		gone := e.world.Machines()[0].Name
+		e.world.Vanish(gone)
+		pass(time.Minute)
+		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
+		if n := len(e.machines()); n != 2 {
+			t.Errorf("%d machines", n)
+		}
+		e.wantReason("machine_died")
+	})
+}
+
+func TestStaleListingsKillNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		start := time.Now()
+		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) {
+			if time.Since(start) > time.Minute {
+				// As of the first minute, and honest about it.
+				l.Instances, l.At = nil, start
+			}
+		}}
+		e.start()
+		pass(2 * time.Minute)
+		held := e.setup("a")
+		pass(24 * time.Hour)
+		found := false
+		for _, name := range e.machines() {
+			found = found || name == held.Instance.Name
+		}
+		if !found {
+			t.Error("a machine in use was destroyed on a stale listing")
+		}
+	})
+}
+
+func TestFreeAgeReplacesWarmMachines(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.start()
+		before := e.machines()
+		pass(71 * time.Hour)
+		if after := e.machines(); strings.Join(before, " ") != strings.Join(after, " ") {
+			t.Errorf("replaced before the free age: %v, %v", before, after)
+		}
+		pass(2 * time.Hour)
+		after := e.machines()
+		for _, name := range before {
+			if strings.Contains(strings.Join(after, " "), name) {
+				t.Errorf("%s outlived the free age", name)
+			}
+		}
+		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
+	})
+}
+
+func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.sweep = 10 * time.Minute
+		e.pools = []poolSpec{{name: "old", min: 1, max: 4, cfg: noop.Config{Hibernate: true}}, {name: "new", max: 4}}
+		e.start()
+		if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g"}); err != nil {
+			t.Fatal(err)
+		}
+		e.halt()
+		e.pools = e.pools[1:]
+		e.start()
+		pass(time.Hour)
+		if _, err := e.m.Setup(t.Context(), e.request("b", "old")); err == nil || !strings.Contains(err.Error(), "left the pool file") {
+			t.Errorf("a retired pool answered %v", err)
+		}
+		g := e.gitspace("g")
+		g.Pools = []string{"old"}
+		if _, err := e.m.Setup(t.Context(), g); err != nil {
+			t.Errorf("a sleeping gitspace of a retired pool: %v", err)
+		}
+		e.destroy("g")
+		pass(73 * time.Hour)
+		e.wantRows(map[pool.InstanceState]int{})
+	})
+}
+
+func TestNewRecipeReplacesWarmMachinesAtStart(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reuse=%t", keep), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, e *engine) {
+				e.keep = keep
+				e.pools[0].min = 4
+				e.pools[0].max = 8
+				e.start()
+				held := e.setup("a")
+				pass(time.Second)
+				old := len(e.world.Made())
+				e.pools[0].cfg.BootDelay = 10 * time.Second
+				e.restart()
+				pass(11 * time.Second)
+				fresh := len(e.world.Made()) - old
+				if keep && fresh >= 4 {
+					t.Errorf("%d machines were replaced at once although the pool is to be reused", fresh)
+				}
+				if !keep && fresh != 4 {
+					t.Errorf("%d machines were replaced, want all 4", fresh)
+				}
+				pass(10 * time.Minute)
+				if fresh := len(e.world.Made()) - old; fresh != 4 {
+					t.Errorf("%d machines were replaced in the end, want 4", fresh)
+				}
+				if again := e.setup("a"); again.Instance.ID != held.Instance.ID {
+					t.Error("a machine in use was replaced")
+				}
+			})
+		})
+	}
+}
+
+func TestStepsShareWhatTheyExport(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		e.setup("a")
+		if err := e.store.Export(t.Context(), pool.LeaseKey{ID: "a", Generation: 1}, map[string]string{"TOKEN": "x"}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		e.restart()
+		var seen map[string]string
+		r := step("a", "s")
+		body := r.Body
+		r.Body = func(vars map[string]string) (json.RawMessage, error) {
+			seen = vars
+			return body(vars)
+		}
+		if _, err := e.m.Step(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if seen["TOKEN"] != "x" {
+			t.Errorf("the step saw %v", seen)
+		}
+	})
+}

@@ -1,0 +1,242 @@
+package pool_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/noop"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/store"
+	"github.com/vm-runner/drone-runner-aws/store/sqlite"
+)
+
+// engine is a real engine on a real store, with pretend machines and a
+// pretend agent, inside a bubble of fake time. The world and the store outlive
+// the engine, so that a restart can be played.
+type engine struct {
+	t     *testing.T
+	world *noop.World
+	store pool.Store
+	mock  *agentclient.Mock
+	// faults and hook may be set before start, or between restarts.
+	faults *noop.Faults
+	hook   func(ctx context.Context, op string, t pool.Target, step string) error
+	pools  []poolSpec
+	keep   bool
+	sweep  time.Duration // 5 s if zero; longer where a test lasts for days
+
+	m    *pool.Manager
+	stop func()
+	runs int
+}
+
+type poolSpec struct {
+	name     string
+	min, max int
+	wait     time.Duration
+	cfg      noop.Config
+}
+
+// inBubble runs a test in fake time with a store of its own.
+func inBubble(t *testing.T, f func(t *testing.T, e *engine)) {
+	t.Helper()
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		sealer, err := store.NewSealer(make([]byte, store.KeySize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func(name string) pool.Store {
+			st, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(dir, name), Seal: sealer, Sync: sqlite.SyncOff})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		e := &engine{t: t, world: noop.NewWorld(), store: open("a.sqlite3"), pools: []poolSpec{{name: "p", min: 2, max: 4}}}
+		defer func() {
+			if e.stop != nil {
+				e.halt()
+			}
+			if err := e.store.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		}()
+		f(t, e)
+	})
+}
+
+// start runs an engine on whatever store and world there are.
+func (e *engine) start() {
+	e.t.Helper()
+	e.runs++
+	e.mock = agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute, Hook: func(ctx context.Context, op string, t pool.Target, step string) error {
+		if err := e.world.Alive(t.Instance); err != nil {
+			return err
+		}
+		if e.hook != nil {
+			return e.hook(ctx, op, t, step)
+		}
+		return nil
+	}})
+	var cfgs []pool.PoolConfig
+	for _, p := range e.pools {
+		js, err := json.Marshal(p.cfg)
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		cfgs = append(cfgs, pool.PoolConfig{
+			Name: p.name, Driver: "noop", Min: p.min, Max: p.max, Wait: p.wait, Spec: &p.cfg, SpecJSON: js,
+			Platform: drivers.Platform{OS: "linux", Arch: "amd64"},
+		})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m, err := pool.New(ctx, pool.ManagerConfig{
+		Store: e.store, Agent: e.mock, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
+		Timeouts: pool.Timeouts{SweepLocal: e.sweep}, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
+		Open: func(p pool.PoolConfig) (pool.Opened, error) {
+			cfg, ok := p.Spec.(*noop.Config)
+			if !ok {
+				cfg = &noop.Config{}
+				if err := json.Unmarshal(p.SpecJSON, cfg); err != nil {
+					return pool.Opened{}, err
+				}
+			}
+			d, err := noop.New(drivers.Options{Pool: p.Name, Platform: p.Platform, Config: cfg, DataDir: "/bubble", Log: slog.New(slog.DiscardHandler)},
+				noop.Setup{World: e.world, Faults: e.faults})
+			if err != nil {
+				return pool.Opened{}, err
+			}
+			return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: true}, nil
+		},
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	e.m = m
+	e.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			e.t.Errorf("run: %v", err)
+		}
+		e.stop = nil
+	}
+	synctest.Wait()
+}
+
+// halt stops the engine as a signal does; restart starts the next one.
+func (e *engine) halt() { e.stop() }
+
+func (e *engine) restart() {
+	e.halt()
+	e.start()
+}
+
+// pass lets fake time go by.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func (e *engine) request(id string, pools ...string) pool.SetupRequest {
+	if len(pools) == 0 {
+		pools = []string{e.pools[0].name}
+	}
+	return pool.SetupRequest{ID: id, Kind: pool.Build, Pools: pools, Body: json.RawMessage(`{}`)}
+}
+
+func (e *engine) setup(id string, pools ...string) pool.SetupResult {
+	e.t.Helper()
+	res, err := e.m.Setup(e.t.Context(), e.request(id, pools...))
+	if err != nil {
+		e.t.Fatalf("setup %s: %v", id, err)
+	}
+	return res
+}
+
+func (e *engine) gitspace(id string) pool.SetupRequest {
+	r := e.request(id)
+	r.Kind, r.Want.Ports = pool.Gitspace, []int{3000}
+	return r
+}
+
+func (e *engine) destroy(id string) {
+	e.t.Helper()
+	if err := e.m.Destroy(e.t.Context(), pool.DestroyRequest{Lease: id}); err != nil {
+		e.t.Fatalf("destroy %s: %v", id, err)
+	}
+}
+
+func step(id, step string) pool.StepRequest {
+	return pool.StepRequest{Lease: id, Step: step, Body: func(map[string]string) (json.RawMessage, error) {
+		return json.RawMessage(fmt.Sprintf(`{"id":%q}`, step)), nil
+	}}
+}
+
+// rows are the live machines, by state.
+func (e *engine) rows() map[pool.InstanceState]int {
+	e.t.Helper()
+	live, err := e.store.Instances(e.t.Context(), pool.InstanceQuery{Live: true})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	out := map[pool.InstanceState]int{}
+	for _, i := range live {
+		out[i.State]++
+	}
+	return out
+}
+
+func (e *engine) wantRows(want map[pool.InstanceState]int) {
+	e.t.Helper()
+	got := e.rows()
+	if len(got) != len(want) {
+		e.t.Fatalf("machines: %v, want %v", got, want)
+	}
+	for s, n := range want {
+		if got[s] != n {
+			e.t.Fatalf("machines: %v, want %v", got, want)
+		}
+	}
+}
+
+func (e *engine) machines() []string {
+	var out []string
+	for _, m := range e.world.Machines() {
+		out = append(out, m.Name)
+	}
+	return out
+}
+
+// reasons are the reason codes of the events so far.
+func (e *engine) reasons() []string {
+	e.t.Helper()
+	events, err := e.store.Events(e.t.Context(), pool.EventQuery{Limit: 1000})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var out []string
+	for _, ev := range events {
+		out = append(out, ev.Reason)
+	}
+	return out
+}
+
+func (e *engine) wantReason(reason string) {
+	e.t.Helper()
+	if got := e.reasons(); !slices.Contains(got, reason) {
+		e.t.Errorf("events %v lack %q", got, reason)
+	}
+}
