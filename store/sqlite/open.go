@@ -39,6 +39,12 @@ const (
 	// checkWait bounds the look through the file for damage; a file too large
 	// for it is opened all the same.
 	checkWait = 500 * time.Millisecond
+	// writerCacheKiB is what the writer keeps of the file in memory, at most: a
+	// thousand machines and what is written beside them.
+	writerCacheKiB = 8 << 10
+	// checkpointPages is how long the log grows before it is copied into the
+	// file, which makes a commit wait for two more syncs: 16 MiB.
+	checkpointPages = 4000
 	// readers is how many connections read at the same time.
 	readers = 4
 	// readerBusyMS is how long a reader waits where WAL makes it wait at all:
@@ -134,6 +140,7 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 		_ = ro.Close() // the first error is the one to tell
 		return nil, explain(path, err)
 	}
+	o.Log.Debug("database open", "file", path, "library", library, "sync", string(o.Sync))
 	return b, nil
 }
 

@@ -106,6 +106,15 @@ func (b *backend) connect(ctx context.Context) error {
 		return err
 	}
 	b.conn = conn
+	for _, pragma := range []string{
+		fmt.Sprintf("PRAGMA cache_size = -%d", writerCacheKiB),
+		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", checkpointPages),
+	} {
+		// The second answers with a row, which Exec passes over.
+		if _, err := conn.ExecContext(ctx, pragma); err != nil {
+			return err
+		}
+	}
 	for k, text := range markTexts {
 		if b.marks[k], err = conn.PrepareContext(ctx, text); err != nil {
 			return err

@@ -285,7 +285,7 @@ var endTests = []test{
 		h.no(err)
 		h.change(m.ID, pool.Suspending, pool.Suspended)
 		h.equal("asleep", h.end("asleep").Instance.State, pool.Destroying)
-		l, m = h.gitspace("dead", "a")
+		_, m = h.gitspace("dead", "a")
 		h.change(m.ID, pool.Leased, pool.Failed)
 		h.equal("dead", h.end("dead").Instance.State, pool.Destroying)
 		h.sound()
