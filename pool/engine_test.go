@@ -345,17 +345,18 @@ func TestRefillNeverTakesTheLastPlaceFromAWaitingRequest(t *testing.T) {
 	})
 }
 
-// The cloud refuses every destroy for a day: builds are answered at once,
+// The cloud refuses every destroy for two hours: builds are answered at once,
 // the rows stay, counted and retried, and go when the cloud relents.
 func TestDestroyIsRetriedForEver(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
-		refuse := true
-		tries := 0
+		e.limits.SweepLocal = time.Hour
+		var refuse atomic.Bool
+		var tries atomic.Int64
+		refuse.Store(true)
 		e.pools[0].min = 0
 		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
-			if op == "destroy" && refuse {
-				tries++
+			if op == "destroy" && refuse.Load() {
+				tries.Add(1)
 				return errors.New("backend error")
 			}
 			return nil
@@ -367,16 +368,16 @@ func TestDestroyIsRetriedForEver(t *testing.T) {
 		if d := time.Since(begun); d > time.Second {
 			t.Errorf("the destroy of a build was answered after %s", d)
 		}
-		pass(24 * time.Hour)
+		pass(2 * time.Hour)
 		e.wantRows(map[pool.InstanceState]int{pool.Destroying: 1})
-		if tries < 1000 { // about one a minute
-			t.Errorf("tried %d times in a day", tries)
+		if n := tries.Load(); n < 100 { // about one a minute
+			t.Errorf("tried %d times in two hours", n)
 		}
 		live, err := e.store.Instances(t.Context(), pool.InstanceQuery{Live: true})
-		if err != nil || !strings.Contains(live[0].Detail, "backend error") || live[0].Attempts < 1000 {
+		if err != nil || !strings.Contains(live[0].Detail, "backend error") || live[0].Attempts < 100 {
 			t.Errorf("the row does not show it: %+v (%v)", live, err)
 		}
-		refuse = false
+		refuse.Store(false)
 		pass(2 * time.Minute)
 		e.wantRows(map[pool.InstanceState]int{})
 	})
@@ -386,9 +387,10 @@ func TestGitspaceDestroyWaitsForTheCloudAndSaysWhyNot(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.pools[0].cfg.Hibernate = true
 		e.pools[0].min = 0
-		refuse := true
+		var refuse atomic.Bool
+		refuse.Store(true)
 		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
-			if op == "destroy" && refuse {
+			if op == "destroy" && refuse.Load() {
 				return errors.New("disk is in use")
 			}
 			return nil
@@ -406,7 +408,7 @@ func TestGitspaceDestroyWaitsForTheCloudAndSaysWhyNot(t *testing.T) {
 			t.Errorf("answered after %s, want its budget of 10 minutes", d)
 		}
 		e.wantRows(map[pool.InstanceState]int{pool.Destroying: 1})
-		refuse = false
+		refuse.Store(false)
 		e.destroy("g")
 		e.wantRows(map[pool.InstanceState]int{})
 	})
@@ -414,7 +416,7 @@ func TestGitspaceDestroyWaitsForTheCloudAndSaysWhyNot(t *testing.T) {
 
 func TestSuspendedGitspaceIsItsOwnersAlone(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: time.Hour, FreeAge: 3 * time.Hour}
 		e.pools[0].cfg.Hibernate = true
 		e.start()
 		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
@@ -426,18 +428,18 @@ func TestSuspendedGitspaceIsItsOwnersAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for i := range 50 {
+		for i := range 20 {
 			id := fmt.Sprintf("b%d", i)
 			if got := e.setup(id).Instance.ID; got == first.Instance.ID {
 				t.Fatalf("%s was given the suspended gitspace", id)
 			}
 			e.destroy(id)
 		}
-		pass(4 * 24 * time.Hour)
+		pass(8 * time.Hour)
 		e.restart()
 		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
 		if err != nil || again.Instance.ID != first.Instance.ID {
-			t.Fatalf("after four days and a restart: %s, want %s (%v)", again.Instance.ID, first.Instance.ID, err)
+			t.Fatalf("after days and a restart: %s, want %s (%v)", again.Instance.ID, first.Instance.ID, err)
 		}
 		if again.Ports[3000] != 3000 {
 			t.Errorf("ports %v", again.Ports)
@@ -447,12 +449,13 @@ func TestSuspendedGitspaceIsItsOwnersAlone(t *testing.T) {
 
 func TestResumeThatFailsDestroysNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits.SweepLocal = time.Hour
 		e.pools[0].cfg.Hibernate = true
 		e.pools[0].min = 0
-		fail := true
+		var fail atomic.Bool
+		fail.Store(true)
 		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
-			if op == "resume" && fail {
+			if op == "resume" && fail.Load() {
 				return errors.New("ZONE_RESOURCE_POOL_EXHAUSTED")
 			}
 			return nil
@@ -470,9 +473,9 @@ func TestResumeThatFailsDestroysNothing(t *testing.T) {
 				t.Fatalf("got %v, want the cloud's own words", err)
 			}
 		}
-		pass(24 * time.Hour)
+		pass(6 * time.Hour)
 		e.wantRows(map[pool.InstanceState]int{pool.Suspended: 1})
-		fail = false
+		fail.Store(false)
 		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
 		if err != nil || again.Instance.ID != first.Instance.ID {
 			t.Errorf("resumed on %s, want %s (%v)", again.Instance.ID, first.Instance.ID, err)
@@ -484,9 +487,9 @@ func TestResumeThatFailsDestroysNothing(t *testing.T) {
 // last step and call it ends.
 func TestBusyAgeNeverEndsRunningWork(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: 2 * time.Hour, Idle: 20 * time.Minute}
 		e.pools[0].min = 0
-		long := 30 * time.Hour
+		long := 5 * time.Hour
 		e.hook = func(ctx context.Context, op string, _ pool.Target, _ string) error {
 			if op == "poll_step" {
 				select {
@@ -499,16 +502,16 @@ func TestBusyAgeNeverEndsRunningWork(t *testing.T) {
 		}
 		e.start()
 		e.setup("a")
-		for i := range 4 { // each poll is limited to 10 h; the caller asks again
-			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Hour)
+		for i := range 4 { // the caller hangs up and asks again
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			_, err := e.m.Step(ctx, step("a", "long"))
 			cancel()
 			l, lerr := e.store.Lease(t.Context(), "a")
 			if lerr != nil || l.State != pool.LeaseActive {
-				t.Fatalf("after %d h the lease is %s (%v, step: %v)", 9*(i+1), l.State, lerr, err)
+				t.Fatalf("after %d h the lease is %s (%v, step: %v)", i+1, l.State, lerr, err)
 			}
 		}
-		pass(50 * time.Minute)
+		pass(15 * time.Minute)
 		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1})
 		pass(30 * time.Minute)
 		e.wantRows(map[pool.InstanceState]int{})
@@ -564,7 +567,7 @@ func TestLeasedMachineThatDies(t *testing.T) {
 
 func TestGitspaceWhoseMachineDiesKeepsIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits.SweepLocal = time.Hour
 		e.pools[0].min, e.pools[0].cfg.Hibernate = 0, true
 		e.start()
 		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
@@ -572,7 +575,7 @@ func TestGitspaceWhoseMachineDiesKeepsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.world.Kill(first.Instance.Name, "host error")
-		pass(2 * 24 * time.Hour)
+		pass(10 * time.Hour)
 		if _, err := e.m.Step(t.Context(), step("g", "s")); !errors.Is(err, pool.ErrLost) {
 			t.Errorf("a step of a dead gitspace: %v", err)
 		}
@@ -696,13 +699,13 @@ func TestMachinesWithoutRows(t *testing.T) {
 
 func TestMachinesWithoutRowsSurvivePartialListings(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits.SweepLocal = time.Hour
 		e.pools[0].min = 0
 		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) { l.Complete = false }}
 		e.start()
 		pass(time.Minute)
 		e.foreign("garbage", e.m.ControllerID(), pool.Build, time.Now())
-		pass(24 * time.Hour)
+		pass(8 * time.Hour)
 		if len(e.machines()) != 1 {
 			t.Error("destroyed on the word of a partial listing")
 		}
@@ -725,7 +728,7 @@ func TestRowsWithoutMachinesAreReplaced(t *testing.T) {
 
 func TestStaleListingsKillNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits.SweepLocal = time.Hour
 		start := time.Now()
 		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) {
 			if time.Since(start) > time.Minute {
@@ -736,7 +739,7 @@ func TestStaleListingsKillNothing(t *testing.T) {
 		e.start()
 		pass(2 * time.Minute)
 		held := e.setup("a")
-		pass(24 * time.Hour)
+		pass(8 * time.Hour)
 		found := false
 		for _, name := range e.machines() {
 			found = found || name == held.Instance.Name
@@ -749,14 +752,14 @@ func TestStaleListingsKillNothing(t *testing.T) {
 
 func TestFreeAgeReplacesWarmMachines(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: time.Hour, FreeAge: 4 * time.Hour}
 		e.start()
 		before := e.machines()
-		pass(71 * time.Hour)
+		pass(4*time.Hour - time.Minute)
 		if after := e.machines(); strings.Join(before, " ") != strings.Join(after, " ") {
 			t.Errorf("replaced before the free age: %v, %v", before, after)
 		}
-		pass(2 * time.Hour)
+		pass(2 * time.Minute)
 		after := e.machines()
 		for _, name := range before {
 			if strings.Contains(strings.Join(after, " "), name) {
@@ -769,7 +772,7 @@ func TestFreeAgeReplacesWarmMachines(t *testing.T) {
 
 func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
-		e.sweep = 10 * time.Minute
+		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: time.Hour, FreeAge: 3 * time.Hour}
 		e.pools = []poolSpec{{name: "old", min: 1, max: 4, cfg: noop.Config{Hibernate: true}}, {name: "new", max: 4}}
 		e.start()
 		if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err != nil {
@@ -791,7 +794,7 @@ func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
 			t.Errorf("a sleeping gitspace of a retired pool: %v", err)
 		}
 		e.destroy("g")
-		pass(73 * time.Hour)
+		pass(4 * time.Hour)
 		e.wantRows(map[pool.InstanceState]int{})
 	})
 }

@@ -32,7 +32,9 @@ type engine struct {
 	hook   func(ctx context.Context, op string, t pool.Target, step string) error
 	pools  []poolSpec
 	keep   bool
-	sweep  time.Duration // 5 s if zero; longer where a test lasts for days
+	// limits are the engine's; tests about ages shorten them, and sweep less
+	// often, since a fake hour costs real milliseconds.
+	limits pool.Timeouts
 
 	m    *pool.Manager
 	stop func()
@@ -103,7 +105,7 @@ func (e *engine) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	m, err := pool.New(ctx, pool.ManagerConfig{
 		Store: e.store, Agent: e.mock, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
-		Timeouts: pool.Timeouts{SweepLocal: e.sweep}, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
+		Timeouts: e.limits, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
 		Open: func(p pool.PoolConfig) (pool.Opened, error) {
 			cfg, ok := p.Spec.(*noop.Config)
 			if !ok {
