@@ -49,12 +49,19 @@ type AllowList struct {
 	// local are the networks found, read at the time of read.
 	local []netip.Prefix
 	read  time.Time
-	// machines are the addresses of live machines, as the server last saw them.
+	// ranges are the networks of local machines, machines the addresses of
+	// live machines elsewhere, as the server last saw them.
+	ranges   []netip.Prefix
 	machines map[netip.Addr]bool
 }
 
-// machineRanges are the loopback addresses of local machines. A machine with a
-// way out would reach this API through its host's loopback.
+// hostLoopback is the address programs of this host call from. It is never
+// taken for a machine's, whatever network a pool was given.
+var hostLoopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// machineRanges are the networks local machines have if the pool file says
+// nothing else. A machine with a way out would reach this API through its
+// host's loopback.
 var machineRanges = []netip.Prefix{
 	netip.MustParsePrefix("127.77.0.0/16"),
 	netip.MustParsePrefix("127.78.0.0/16"),
@@ -80,7 +87,17 @@ func NewAllowList(c AllowConfig) *AllowList {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &AllowList{c: c}
+	return &AllowList{c: c, ranges: slices.Clone(machineRanges)}
+}
+
+// AddMachines adds a network of local machines: nothing in it may call, but for
+// 127.0.0.1, which is this host.
+func (a *AllowList) AddMachines(network netip.Prefix) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if network = network.Masked(); !slices.Contains(a.ranges, network) {
+		a.ranges = append(a.ranges, network)
+	}
 }
 
 // Open lists the networks of DRONE_HTTP_ALLOW that let everybody in, for a
@@ -109,15 +126,13 @@ func (a *AllowList) Check(peer netip.Addr) error {
 	if !peer.IsValid() {
 		return fmt.Errorf("the address of the caller is not known, so it may not call this runner; see DRONE_HTTP_ALLOW")
 	}
-	for _, p := range machineRanges {
-		if p.Contains(peer) {
-			return machineError(peer)
-		}
+	if a.isMachine(peer) {
+		return machineError(peer)
 	}
 	if peer.IsLoopback() {
 		return nil
 	}
-	if a.c.Leased(peer) || a.isMachine(peer) {
+	if a.c.Leased(peer) {
 		return machineError(peer)
 	}
 	if contains(a.c.Extra, peer) || contains(a.networks(peer), peer) {
@@ -129,7 +144,7 @@ func (a *AllowList) Check(peer netip.Addr) error {
 func (a *AllowList) isMachine(peer netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.machines[peer]
+	return a.machines[peer] || peer != hostLoopback && contains(a.ranges, peer)
 }
 
 // setMachines replaces the addresses of live machines. What is no address, or

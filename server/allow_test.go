@@ -117,6 +117,31 @@ func TestWhoMayCall(t *testing.T) {
 	}
 }
 
+func TestNetworksOfPoolsMayNotCall(t *testing.T) {
+	t.Parallel()
+	a := server.NewAllowList(server.AllowConfig{Interfaces: hostInterfaces, Extra: prefixes("0.0.0.0/0")})
+	for _, p := range prefixes("127.77.192.0/18", "127.99.3.0/24", "127.0.0.0/16", "127.99.3.7/24") {
+		a.AddMachines(p)
+	}
+	for _, tc := range []struct {
+		peer, why string
+		want      bool
+	}{
+		{"127.99.3.9", "in the network of a pool", false},
+		{"::ffff:127.99.3.9", "the same in IPv6 clothes", false},
+		{"127.99.4.9", "beside it", true},
+		{"127.77.1.1", "in the network machines have by default", false},
+		{"127.78.1.1", "in that of pretend machines", false},
+		{"127.0.0.1", "this host, though a pool claims its address", true},
+		{"127.0.0.2", "in a network too large for its own good", false},
+		{"::1", "this host over IPv6", true},
+	} {
+		if err := a.Check(netip.MustParseAddr(tc.peer)); (err == nil) != tc.want {
+			t.Errorf("%s (%s): got %v, want allowed %v", tc.peer, tc.why, err, tc.want)
+		}
+	}
+}
+
 func TestANetworkThatComesLaterIsFound(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)

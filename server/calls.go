@@ -26,7 +26,7 @@ func (s *Server) poolOwner(w http.ResponseWriter, r *http.Request) error {
 	if checkID("pool", name) != nil || checkID("stageId", stage) != nil {
 		return replyJSON(w, http.StatusOK, api.PoolOwner{}) // nobody owns what cannot be
 	}
-	owner, err := s.service().Owns(r.Context(), name, stage)
+	owner, err := s.await(r.Context()).Owns(r.Context(), name, stage)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (s *Server) step(w http.ResponseWriter, r *http.Request) error {
 	if req.StageRuntimeID == "" {
 		return fmt.Errorf("step without a stage_runtime_id: stage %w", pool.ErrNotFound)
 	}
-	answer, err := s.service().Step(r.Context(), pool.StepRequest{
+	answer, err := s.await(r.Context()).Step(r.Context(), pool.StepRequest{
 		Lease:    req.StageRuntimeID,
 		Instance: cmp.Or(req.InstanceID, req.InstanceInfo.ID),
 		Step:     agent.ID,
@@ -94,7 +94,7 @@ func (s *Server) destroy(w http.ResponseWriter, r *http.Request) error {
 	if req.StorageCleanupType == api.CleanupDelete {
 		disks = drivers.Delete
 	}
-	err = s.service().Destroy(r.Context(), pool.DestroyRequest{
+	err = s.await(r.Context()).Destroy(r.Context(), pool.DestroyRequest{
 		Lease: id, Instance: meant, Disks: disks, Known: known(req.InstanceInfo),
 	})
 	if err != nil {
@@ -126,7 +126,7 @@ func (s *Server) suspend(w http.ResponseWriter, r *http.Request) error {
 	if info.ID == "" {
 		return missing("ID")
 	}
-	svc := s.service()
+	svc := s.await(r.Context())
 	if info.PoolName == "" {
 		_, err := svc.Lease(r.Context(), req.StageRuntimeID)
 		switch {

@@ -399,7 +399,7 @@ func TestDestroyMapping(t *testing.T) {
 
 func TestARunnerThatStarts(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, server.Config{Service: server.Starting("the store", "pool.yml")})
+	s := newServer(t, server.Config{Service: server.Starting("the store", "pool.yml"), StartWait: -1})
 	for _, target := range []string{"GET /healthz", "GET /readyz", "POST /setup", "POST /step", "POST /destroy", "POST /pool_owner?pool=linux", "GET /v1/pools", "GET /v1/version"} {
 		method, path, _ := strings.Cut(target, " ")
 		resp := exchange(t, s.Handler(), method, path, `{"id":"x","pool_id":"linux","stage_runtime_id":"x","ip_address":"1"}`)

@@ -157,8 +157,9 @@ func (s *Server) logAccess(r *http.Request, c *call, rec *recorder, took time.Du
 	}
 	level := slog.LevelInfo
 	gone := context.Cause(r.Context()) != nil && !errors.Is(c.err, errStopping)
+	early := errors.Is(c.err, ErrStarting)
 	switch {
-	case rec.status >= 500 && !gone: // a caller that hung up is no failure of ours
+	case rec.status >= 500 && !gone && !early: // a caller that hung up, or came early, is no failure of ours
 		level = slog.LevelError
 	case rec.status == http.StatusForbidden:
 		level = slog.LevelWarn
@@ -170,7 +171,7 @@ func (s *Server) logAccess(r *http.Request, c *call, rec *recorder, took time.Du
 	}
 	attrs := []slog.Attr{
 		slog.String("request", c.id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.Int("status", rec.status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("peer", r.RemoteAddr),
+		slog.Int("status", rec.status), slog.Duration("took", took), slog.String("peer", r.RemoteAddr),
 	}
 	if c.lease != "" {
 		attrs = append(attrs, slog.String("lease", c.lease))

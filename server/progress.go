@@ -47,7 +47,8 @@ type ProgressStream struct {
 	SetupRequest          json.RawMessage
 }
 
-// LogSink writes the lines to the log at info, without colours.
+// LogSink writes the lines to the log at debug, without colours: they are for
+// the user of the machine, and a setup has a dozen.
 func LogSink(log *slog.Logger) ProgressSink { return logSink{log} }
 
 type logSink struct{ log *slog.Logger }
@@ -61,7 +62,7 @@ type logWriter struct{ log *slog.Logger }
 var colours = strings.NewReplacer(yellow, "", green, "", red, "", plain, "")
 
 func (w logWriter) Line(text string) {
-	w.log.Info("setup progress", "line", colours.Replace(text))
+	w.log.Debug("setup progress", "line", colours.Replace(text))
 }
 
 func (logWriter) Close() {}

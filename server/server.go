@@ -34,6 +34,9 @@ type Config struct {
 	// Progress gets the lines users see while their machine is made; nil: the
 	// log.
 	Progress ProgressSink
+	// StartWait is how long a request that comes before the engine waits for it;
+	// 0 means DefaultStartWait, negative not at all.
+	StartWait time.Duration
 	// Version is the program's, "" for a build of one's own.
 	Version string
 	// Grace is how long running requests may go on after the stop; 0 means
@@ -44,6 +47,11 @@ type Config struct {
 // DefaultGrace leaves a caller's short requests time to end, and fits into the
 // 30 s that init systems and orchestrators give by default.
 const DefaultGrace = 20 * time.Second
+
+// DefaultStartWait is far longer than an engine takes to start where its store
+// answers, and short enough for a caller to learn what is wrong where it does
+// not.
+const DefaultStartWait = 10 * time.Second
 
 // Limits of the HTTP server. There is no write timeout: /setup, /step,
 // /destroy and /suspend answer after minutes or hours.
@@ -77,6 +85,8 @@ type Server struct {
 type engine struct {
 	pool.Service
 	pools map[string]pool.PoolConfig
+	// replaced is closed when another engine has taken this one's place.
+	replaced chan struct{}
 }
 
 // New makes a server that serves nothing yet.
@@ -94,6 +104,9 @@ func New(c Config) *Server {
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
 	}
+	if c.StartWait == 0 {
+		c.StartWait = DefaultStartWait
+	}
 	s := &Server{c: c, log: c.Log, started: time.Now().UTC().Truncate(time.Millisecond), stopping: make(chan struct{}), bodyTimeout: bodyTimeout}
 	s.SetService(c.Service, c.Pools)
 	s.metrics = newMetrics(c.Version, func() pool.Service { return s.service().Service })
@@ -104,18 +117,22 @@ func New(c Config) *Server {
 }
 
 // SetService puts another service in place for requests that come from now
-// on, with the pools it was configured with. Nil is Starting().
+// on, with the pools it was configured with, and for those that wait for one.
+// Nil is Starting().
 func (s *Server) SetService(svc pool.Service, pools []pool.PoolConfig) {
 	if svc == nil {
 		svc = Starting()
 	}
-	e := &engine{Service: svc, pools: make(map[string]pool.PoolConfig, len(pools))}
+	e := &engine{Service: svc, pools: make(map[string]pool.PoolConfig, len(pools)), replaced: make(chan struct{})}
 	for _, p := range pools {
 		e.pools[p.Name] = p
 	}
-	s.engine.Store(e)
+	if old := s.engine.Swap(e); old != nil {
+		close(old.replaced)
+	}
 }
 
+// service is the engine as it is now, also one that has not started yet.
 func (s *Server) service() *engine { return s.engine.Load() }
 
 // Handler is what TCP peers reach: the allow-list decides by RemoteAddr.

@@ -40,8 +40,8 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	if req.SkipCloudVMCleanup {
 		s.log.InfoContext(r.Context(), "skip_cloud_vm_cleanup is accepted without effect", "lease", req.ID, "request", c.id)
 	}
-	e := s.service()
 	began := time.Now()
+	e := s.await(r.Context())
 	lines := s.startProgress(r.Context(), e, req, agent, in.Pools[0])
 	in.Progress = lines.step
 	if err = notBuiltIn(req); err == nil {

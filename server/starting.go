@@ -6,11 +6,12 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// ErrStarting is what every call says until the engine is there.
+// ErrStarting is what every call of Starting says.
 var ErrStarting = errors.New("the runner is starting")
 
 // Starting is the service of a runner that listens but has no engine yet:
@@ -20,6 +21,37 @@ func Starting(missing ...string) pool.Service {
 		missing = []string{"the engine"}
 	}
 	return starting(missing)
+}
+
+// await is the engine, once it has started. A caller that is early waits for
+// it as long as Config.StartWait, until it hangs up, or until the runner stops;
+// what it gets then fails every call with what is missing. Handlers call it
+// when the body is read, since only then a hang-up is seen.
+func (s *Server) await(ctx context.Context) *engine {
+	e := s.service()
+	if !e.starting() || s.c.StartWait < 0 {
+		return e
+	}
+	timer := time.NewTimer(s.c.StartWait)
+	defer timer.Stop()
+	for e.starting() {
+		select {
+		case <-e.replaced:
+			e = s.service()
+		case <-timer.C:
+			return e
+		case <-ctx.Done():
+			return e
+		case <-s.stopping:
+			return e
+		}
+	}
+	return e
+}
+
+func (e *engine) starting() bool {
+	_, yes := e.Service.(starting)
+	return yes
 }
 
 type starting []string

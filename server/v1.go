@@ -114,39 +114,39 @@ func eventQuery(q *query) listed[pool.EventQuery] {
 }
 
 func (s *Server) v1Pools(ctx context.Context, _ none) (api.PoolList, error) {
-	pools, err := s.service().PoolStatus(ctx)
+	pools, err := s.await(ctx).PoolStatus(ctx)
 	return api.PoolList{Pools: convert(pools, apiPool)}, err
 }
 
 func (s *Server) v1Instances(ctx context.Context, q listed[pool.InstanceQuery]) (api.InstanceList, error) {
-	all, err := s.service().Instances(ctx, q.query)
+	all, err := s.await(ctx).Instances(ctx, q.query)
 	all, more := cut(all, q.limit)
 	return api.InstanceList{Instances: convert(all, apiInstance), More: more}, err
 }
 
 func (s *Server) v1Instance(ctx context.Context, id string) (api.Instance, error) {
-	i, err := s.service().Instance(ctx, id)
+	i, err := s.await(ctx).Instance(ctx, id)
 	return apiInstance(i), err
 }
 
 func (s *Server) v1Leases(ctx context.Context, q listed[pool.LeaseQuery]) (api.LeaseList, error) {
-	all, err := s.service().Leases(ctx, q.query)
+	all, err := s.await(ctx).Leases(ctx, q.query)
 	all, more := cut(all, q.limit)
 	return api.LeaseList{Leases: convert(all, apiLease), More: more}, err
 }
 
 func (s *Server) v1Lease(ctx context.Context, id string) (api.Lease, error) {
-	l, err := s.service().Lease(ctx, id)
+	l, err := s.await(ctx).Lease(ctx, id)
 	return apiLease(l), err
 }
 
 func (s *Server) v1Steps(ctx context.Context, lease string) (api.StepList, error) {
-	ids, err := s.service().StepIDs(ctx, lease)
+	ids, err := s.await(ctx).StepIDs(ctx, lease)
 	return api.StepList{Steps: convert(ids, func(id string) api.Step { return api.Step{ID: id} })}, err
 }
 
 func (s *Server) v1Events(ctx context.Context, q listed[pool.EventQuery]) (api.EventList, error) {
-	all, err := s.service().Events(ctx, q.query)
+	all, err := s.await(ctx).Events(ctx, q.query)
 	all, more := cut(all, q.limit)
 	next := q.query.After
 	if len(all) > 0 {

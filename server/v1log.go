@@ -34,7 +34,7 @@ func (s *Server) v1Log(w http.ResponseWriter, r *http.Request) error {
 	defer unwatch()
 
 	out := &logOutput{w: w, rc: http.NewResponseController(w)}
-	next, err := s.service().StepOutput(ctx, lease, step, offset, follow, out)
+	next, err := s.await(ctx).StepOutput(ctx, lease, step, offset, follow, out)
 	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		err = errStopping
 	}
