@@ -46,6 +46,7 @@ type Client struct {
 	identifier Identifier
 	disks      DiskKeeper
 	console    ConsoleReader
+	finder     Finder
 }
 
 // NewClient wraps a driver and looks its abilities up, once.
@@ -57,6 +58,7 @@ func NewClient(d Driver, o ClientOptions) *Client {
 	c.identifier, _ = d.(Identifier)
 	c.disks, _ = d.(DiskKeeper)
 	c.console, _ = d.(ConsoleReader)
+	c.finder, _ = d.(Finder)
 	return c
 }
 
@@ -106,6 +108,9 @@ func (c *Client) CanKeepDisks() bool { return c.disks != nil }
 
 // CanReadConsole says whether Console is supported.
 func (c *Client) CanReadConsole() bool { return c.console != nil }
+
+// CanFind says whether Find is supported.
+func (c *Client) CanFind() bool { return c.finder != nil }
 
 // Dies says whether the pool's machines end with the runner's process: by the
 // driver's word if it is Ephemeral, else by its type's.
@@ -233,6 +238,19 @@ func (c *Client) Identify(ctx context.Context, ref Ref, id Identity) error {
 		}
 		return c.identifier.Identify(ctx, ref, id)
 	})
+}
+
+// Find is the driver's, or ErrUnsupported.
+func (c *Client) Find(ctx context.Context, ref Ref) (Instance, error) {
+	var inst Instance
+	err := c.call(ctx, "find", ref.Name, func() (err error) {
+		if c.finder == nil {
+			return ErrUnsupported
+		}
+		inst, err = c.finder.Find(ctx, ref)
+		return err
+	})
+	return inst, err
 }
 
 // DestroyDisks is the driver's, or ErrUnsupported for each disk.

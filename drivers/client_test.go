@@ -91,9 +91,11 @@ func TestClientWithoutAbilities(t *testing.T) {
 	}
 	ref := drivers.Ref{Name: "m-1"}
 	_, resume := c.Resume(t.Context(), ref)
+	_, find := c.Find(t.Context(), ref)
 	for op, err := range map[string]error{
 		"suspend":  c.Suspend(t.Context(), ref),
 		"resume":   resume,
+		"find":     find,
 		"pause":    c.Pause(t.Context(), ref),
 		"unpause":  c.Unpause(t.Context(), ref),
 		"identify": c.Identify(t.Context(), ref, drivers.Identity{}),

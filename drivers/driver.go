@@ -73,6 +73,15 @@ type Identifier interface {
 	Identify(ctx context.Context, ref Ref, id Identity) error
 }
 
+// Finder is implemented by drivers that can look at one machine for less than
+// a listing costs: local ones. Others are looked at by listings that serve
+// many machines at once.
+type Finder interface {
+	// Find reports one machine as List would, found by its Name; ErrNotFound
+	// if there is none.
+	Find(ctx context.Context, ref Ref) (Instance, error)
+}
+
 // DiskKeeper is implemented by drivers with disks that outlive a machine.
 type DiskKeeper interface {
 	// DestroyDisks deletes disks by name; one that does not exist is no error.

@@ -21,16 +21,20 @@ func quote(s string) string {
 
 // create asks the cloud for the machine of a row whose intent is committed.
 func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, err := take(ctx, rt.slots)
+	release, waited, err := take(ctx, rt.slots)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	// It may have waited for its place while its lease was destroyed.
-	if fresh, err := m.store.Instance(ctx, inst.ID); err != nil {
-		return nil, err
-	} else if fresh.State != Creating {
-		return &fresh, nil
+	if waited {
+		// Its lease may have been destroyed meanwhile.
+		fresh, err := m.store.Instance(ctx, inst.ID)
+		if err != nil {
+			return nil, err
+		}
+		if fresh.State != Creating {
+			return &fresh, nil
+		}
 	}
 	begun := m.now()
 	spec, err := m.specOf(rt, inst)
@@ -69,7 +73,7 @@ func (m *Manager) bootBudget(inst Instance) time.Duration {
 // bootUp waits until the machine's agent has answered over mutual TLS, and
 // makes it warm or gives it to who waits for it.
 func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, err := take(ctx, rt.boots)
+	release, _, err := take(ctx, rt.boots)
 	if err != nil {
 		return nil, err
 	}
@@ -170,15 +174,14 @@ func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drive
 	pause := sc.pace()
 	missed := 0
 	for {
-		l, err := m.list(ctx, sc)
+		found, ok, complete, err := m.find(ctx, rt, sc, inst)
 		if err == nil {
-			found, ok := l.byName[inst.Name]
 			switch {
 			case ok && found.Status == drivers.StatusDead:
 				return found, fmt.Errorf("%w: %s", errDead, cmp.Or(found.Reason, "the cloud gives no reason"))
 			case ok && found.Address != "" && (found.Status == drivers.StatusRunning || found.Status == drivers.StatusPaused):
 				return found, nil
-			case !ok && l.Complete:
+			case !ok && complete:
 				if missed++; missed >= unseen {
 					return found, fmt.Errorf("%w: the cloud accepted the machine but does not list it", errDead)
 				}
@@ -196,6 +199,24 @@ func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drive
 		}
 		pause = min(2*pause, 5*time.Second)
 	}
+}
+
+// find looks at one machine: by itself where that is cheap, else in a listing
+// that serves everybody who looks for one.
+func (m *Manager) find(ctx context.Context, rt *runtime, sc *scope, inst Instance) (found drivers.Instance, ok, complete bool, err error) {
+	if rt.client.CanFind() {
+		found, err = rt.client.Find(ctx, inst.Ref())
+		if errors.Is(err, drivers.ErrNotFound) {
+			return found, false, true, nil
+		}
+		return found, err == nil, true, err
+	}
+	l, err := m.list(ctx, sc)
+	if err != nil {
+		return found, false, false, err
+	}
+	found, ok = l.byName[inst.Name]
+	return found, ok, l.Complete, nil
 }
 
 // broken handles a machine that could not be made or booted: its lease, if it
@@ -242,7 +263,7 @@ func (m *Manager) broken(ctx context.Context, rt *runtime, inst Instance, phase 
 // suspend puts a leased gitspace to disk. It is tried until it works: the
 // lease sleeps already, and a destroy ends it from here too.
 func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, err := take(ctx, rt.slots)
+	release, _, err := take(ctx, rt.slots)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +293,7 @@ func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Ins
 // resume brings a sleeping or dead gitspace back. When it cannot be, the
 // machine is left as it is and the lease sleeps again.
 func (m *Manager) resume(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, err := take(ctx, rt.slots)
+	release, _, err := take(ctx, rt.slots)
 	if err != nil {
 		return nil, err
 	}

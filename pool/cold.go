@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -34,10 +35,12 @@ func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, e
 	in.Instance.Cold = true
 	in.Instance.StorageID = l.Want.Storage
 	inst, err := m.store.Intend(ctx, in)
-	if err == nil {
-		m.hub.notify(leaseKey(l.ID))
+	if err != nil {
+		rt.drafts.refused(in.Instance, err)
+		return inst, err
 	}
-	return inst, err
+	m.hub.notify(leaseKey(l.ID))
+	return inst, nil
 }
 
 // refill writes the intent of one more warm machine.
@@ -46,16 +49,71 @@ func (m *Manager) refill(ctx context.Context, rt *runtime) (Instance, error) {
 	if err != nil {
 		return Instance{}, err
 	}
-	return m.store.Intend(ctx, in)
+	inst, err := m.store.Intend(ctx, in)
+	if err != nil {
+		rt.drafts.refused(in.Instance, err)
+	}
+	return inst, err
+}
+
+// drafts are ids and identities that were made for intents the store refused:
+// nothing knows of them, and the next intent may have them. An identity costs
+// more than everything else about a machine that is never made.
+type drafts struct {
+	mu    sync.Mutex
+	spare []draft
+}
+
+type draft struct {
+	id, name string
+	identity drivers.Identity
+	made     time.Time
+}
+
+const (
+	maxDrafts = 64
+	// draftAge is how old a draft may get: its certificates' validity counts
+	// from when they were made.
+	draftAge = 10 * time.Minute
+)
+
+// refused keeps what an intent had made that certainly was not written: after
+// any other error the row may exist. Only builds' are kept, since a gitspace's
+// certificates are good for longer.
+func (d *drafts) refused(inst Instance, err error) {
+	if inst.Kind != Build || (!errors.Is(err, ErrLimit) && !errors.Is(err, ErrRetired)) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.spare) < maxDrafts {
+		d.spare = append(d.spare, draft{inst.ID, inst.Name, inst.Identity, inst.Created})
+	}
+}
+
+func (d *drafts) take(kind Kind, now time.Time) (draft, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for kind == Build && len(d.spare) > 0 {
+		last := d.spare[len(d.spare)-1]
+		d.spare = d.spare[:len(d.spare)-1]
+		if now.Sub(last.made).Abs() < draftAge {
+			return last, true
+		}
+	}
+	return draft{}, false
 }
 
 // intent makes the row of a machine that is about to be made.
 func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, error) {
 	now := m.stamp()
-	id := NewID()
-	name := MachineName(m.namePrefix, rt.cfg.Name, id)
+	d, ok := rt.drafts.take(kind, now)
+	if !ok {
+		d.id = NewID()
+		d.name = MachineName(m.namePrefix, rt.cfg.Name, d.id)
+	}
 	inst := Instance{
-		ID: id, Name: name, Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: rt.scope,
+		ID: d.id, Name: d.name, Identity: d.identity, Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: rt.scope,
 		Kind: kind, Variant: "default", Tenant: cmp.Or(w.Tenant, "default"),
 		Shape: shape, Recipe: rt.recipe,
 		OS: rt.cfg.Platform.OS, Arch: rt.cfg.Platform.Arch,
@@ -74,11 +132,13 @@ func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, 
 	if rt.opened.Zones {
 		inst.Zone = w.Zone
 	}
-	identity, err := NewIdentity(id, name, m.serverName, nil, now, validity)
-	if err != nil {
-		return Intent{}, err
+	if !ok {
+		identity, err := NewIdentity(d.id, d.name, m.serverName, nil, now, validity)
+		if err != nil {
+			return Intent{}, err
+		}
+		inst.Identity = identity
 	}
-	inst.Identity = identity
 	return Intent{Instance: inst, Now: now}, nil
 }
 

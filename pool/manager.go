@@ -168,6 +168,7 @@ type runtime struct {
 	boots   chan struct{} // bounds machines that boot at a time
 	ends    chan struct{} // bounds concurrent destroys
 	backoff backoff
+	drafts  drafts
 }
 
 var errStopping = errors.New("the runner is stopping")

@@ -74,7 +74,10 @@ type SetupRequest struct {
 // Progress is one step of a setup.
 type Progress struct {
 	// Phase is "waiting", "provisioned", "healthy", "ready", "failed".
-	Phase    string
+	Phase string
+	// Step is what failed, for "failed": "create", "boot", "health" or "setup"
+	// of a machine; "" for the setup as a whole.
+	Step     string
 	Pool     string
 	Instance *Instance
 	Message  string

@@ -156,8 +156,9 @@ type setup struct {
 	r     SetupRequest
 	begun time.Time
 	lease Lease
-	how   string // "warm", "cold", "resumed"
-	woke  bool   // a resume was begun by this setup
+	inst  *Instance // the lease's, as the store gave it with the lease; used once
+	how   string    // "warm", "cold", "resumed"
+	woke  bool      // a resume was begun by this setup
 	first []Cause
 }
 
@@ -168,8 +169,9 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 	if err != nil {
 		return SetupResult{}, err
 	}
-	s.lease = grant.Lease
+	s.lease, s.inst = grant.Lease, grant.Instance
 	if grant.Joined {
+		s.inst = nil
 		if err := s.takeBack(ctx); err != nil {
 			return SetupResult{}, err
 		}
@@ -404,7 +406,7 @@ func (s *setup) coldStart(ctx context.Context) error {
 		inst, err := m.coldStart(ctx, s.lease, c)
 		switch {
 		case err == nil:
-			s.how = "cold"
+			s.how, s.inst = "cold", &inst
 			m.work.dispatch(m, inst)
 			return s.reread(ctx)
 		case errors.Is(err, ErrLimit), errors.Is(err, ErrRetired):

@@ -19,9 +19,9 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 	ch, end := m.hub.watch(leaseKey(s.lease.ID))
 	defer end()
 	for {
-		inst, err := m.store.Instance(ctx, s.lease.InstanceID)
+		inst, err := s.instance(ctx)
 		if err != nil {
-			return res, false, fmt.Errorf("setup %s: %w", s.r.ID, err)
+			return res, false, err
 		}
 		switch inst.State {
 		case Leased:
@@ -48,17 +48,34 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 	}
 }
 
+// instance is the lease's machine: the row that came with the lease, once,
+// and from then on as the store has it.
+func (s *setup) instance(ctx context.Context) (Instance, error) {
+	if inst := s.inst; inst != nil && inst.ID == s.lease.InstanceID {
+		s.inst = nil
+		return *inst, nil
+	}
+	s.inst = nil
+	inst, err := s.m.store.Instance(ctx, s.lease.InstanceID)
+	if err != nil {
+		return inst, fmt.Errorf("setup %s: %w", s.r.ID, err)
+	}
+	return inst, nil
+}
+
 // prepare wakes the machine, has its agent set up, and activates the lease.
 func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, error) {
 	m := s.m
 	s.k.tell(Progress{Phase: "provisioned", Pool: inst.Pool, Instance: &inst})
-	phase, err := m.ready(ctx, inst, s.r)
+	phase, err := m.ready(ctx, inst, s.r, func() {
+		s.k.tell(Progress{Phase: "healthy", Pool: inst.Pool, Instance: &inst})
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return SetupResult{}, false, errStopping
 		}
 		cause := m.causeOf(ctx, inst, phase, err)
-		s.k.tell(Progress{Phase: "failed", Pool: inst.Pool, Instance: &inst, Message: cause.Message})
+		s.k.tell(Progress{Phase: "failed", Step: phase, Pool: inst.Pool, Instance: &inst, Message: cause.Message})
 		if s.keeps() {
 			return SetupResult{}, false, &SetupError{Causes: []Cause{cause}, Err: err}
 		}
@@ -103,9 +120,9 @@ func (m *Manager) busyDue(l Lease, now time.Time) time.Time {
 // farFuture is "not by itself", where a due time must be there.
 const farFuture = 10 * 365 * 24 * time.Hour
 
-// ready lets a leased machine run and has its agent set up. The phase says how
-// far it came: "health" or "setup".
-func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest) (phase string, err error) {
+// ready lets a leased machine run and has its agent set up; healthy is called
+// between the two. The phase says how far it came: "health" or "setup".
+func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, healthy func()) (phase string, err error) {
 	rt := m.pools[inst.Pool]
 	if rt == nil {
 		return "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
@@ -128,6 +145,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest) (pha
 	} else if err := m.healthy(health, inst); err != nil {
 		return "health", fmt.Errorf("agent not healthy after %s: %w", budget, err)
 	}
+	healthy()
 	m.counters.phase("health", m.now().Sub(begun))
 	begun = m.now()
 	setup, cancel := context.WithTimeout(ctx, m.t.Setup)

@@ -22,6 +22,10 @@ import (
 //   - The pool's counter of machines changes in the transaction that writes an
 //     intent and in the one that makes a row Gone, nowhere else.
 //   - Events given to an operation are written in the same transaction.
+//   - Ids are 1 to 1024 bytes of UTF-8 without NUL, compared byte for byte;
+//     others are ErrInvalid.
+//   - Activate, End, Lose and Asleep clear the lease's Waiter; End and Lose drop
+//     what its steps exported.
 //   - Whatever fails because the database cannot be reached or written wraps
 //     ErrUnavailable and names the database.
 //   - Loop writes carry Hold; if the pool's row has another generation by then
@@ -65,7 +69,8 @@ type Store interface {
 	Intend(ctx context.Context, in Intent) (Instance, error)
 	// Accepted records the cloud's answer: Creating becomes Booting. On a row
 	// that is Destroying by now the reference is recorded all the same, so
-	// that the destroy finds the machine, and ErrConflict returned.
+	// that the destroy finds the machine, and ErrConflict returned with the
+	// row; the same on a Failed row. On a Gone row nothing is recorded.
 	Accepted(ctx context.Context, a Acceptance) (Instance, error)
 	// Proven makes a Booting (or Resuming, without lease) instance Warm, and in
 	// the same transaction gives it away if it can: a Cold one to its lease if
@@ -76,7 +81,11 @@ type Store interface {
 	// are cleared) if its kind is build, and becomes Destroying if gitspace.
 	Proven(ctx context.Context, p Proof) (Instance, *Lease, error)
 	// Change makes one transition of an instance outside the operations above.
-	// To Gone lowers the counter. It returns the row after the change.
+	// To Gone lowers the counter and wipes the identity. To Warm hands the
+	// machine on as Proven does, and is refused for one with a lease; to Leased
+	// needs a lease that holds it. Every transition resets Attempts, and Reason
+	// to the one given. An empty From is ErrConflict. It returns the row after
+	// the change.
 	Change(ctx context.Context, c Change) (Instance, error)
 	// Postpone sets Due, Attempts, Reason and Detail of an instance that stays
 	// in its state, which must be the expected one.
@@ -116,10 +125,13 @@ type Store interface {
 	Asleep(ctx context.Context, k LeaseKey, reason, detail string, due, now time.Time, events ...Event) (Lease, error)
 	// PostponeLease moves the due time of a lease that is not final.
 	PostponeLease(ctx context.Context, k LeaseKey, due, now time.Time) error
-	// Touch records the last calls of leases, a batch at a time.
+	// Touch records the last calls of leases, a batch at a time. Leases it does
+	// not know are passed over; then it returns ErrNotFound after the others.
 	Touch(ctx context.Context, calls map[LeaseKey]time.Time) error
 	// Unwait marks a waiting or starting lease as nobody's: its Waiter is
-	// cleared if it is waiter, and Due set. Orphans does so for all leases
+	// cleared if it is waiter, and Due set; for another's it does nothing.
+	// Leases without a Waiter are given nothing and do not count as waiting,
+	// neither for limits nor in Snapshot. Orphans does so for all leases
 	// whose Waiter is not among the living incarnations.
 	Unwait(ctx context.Context, k LeaseKey, waiter string, due, now time.Time) error
 	Orphans(ctx context.Context, living []string, due, now time.Time) (int, error)
@@ -155,7 +167,8 @@ type Store interface {
 	// returns the pools whose counter was wrong.
 	Recount(ctx context.Context) ([]Drift, error)
 	// Purge removes final rows, events and tombstones older than the given
-	// times, at most limit of each kind, and returns how many in all.
+	// times, at most limit of each kind, and returns how many in all. A zero
+	// time removes nothing of its kind; a lease stays until its machine is gone.
 	Purge(ctx context.Context, p Purge) (int, error)
 	// Ping says whether the store can be reached and written.
 	Ping(ctx context.Context) error

@@ -278,13 +278,20 @@ func (m *Manager) postpone(ctx context.Context, inst Instance, reason string, ca
 	}
 }
 
-// take waits for one of the pool's places for concurrent work.
-func take(ctx context.Context, slots chan struct{}) (func(), error) {
+// take gets one of the pool's places for concurrent work. waited says that
+// there was none at first, so that the row may have changed since it was read.
+func take(ctx context.Context, slots chan struct{}) (release func(), waited bool, err error) {
+	release = func() { <-slots }
 	select {
 	case slots <- struct{}{}:
-		return func() { <-slots }, nil
+		return release, false, nil
+	default:
+	}
+	select {
+	case slots <- struct{}{}:
+		return release, true, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, true, ctx.Err()
 	}
 }
 
@@ -376,7 +383,7 @@ func (m *Manager) leaseOf(ctx context.Context, inst Instance) (*Lease, error) {
 // destroy ends a machine and, once the cloud has confirmed it, its row. It is
 // tried for ever.
 func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, err := take(ctx, rt.ends)
+	release, _, err := take(ctx, rt.ends)
 	if err != nil {
 		return nil, err
 	}

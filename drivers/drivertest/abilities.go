@@ -142,6 +142,29 @@ func testIdentify(s *suite) {
 	}
 }
 
+func testFind(s *suite) {
+	needAbility(s, s.client.CanFind(), "Finder")
+	ref := s.running()
+	found, err := s.client.Find(s.Context(), drivers.Ref{Name: ref.Name})
+	if err != nil {
+		s.Fatalf("find: %v", err)
+	}
+	listing, err := s.client.List(s.Context(), drivers.Query{})
+	if err != nil {
+		s.Fatalf("list: %v", err)
+	}
+	for _, listed := range listing.Instances {
+		if listed.Name == ref.Name && (listed.Address != found.Address || listed.Port != found.Port ||
+			listed.Status != found.Status || listed.ID != found.ID || listed.Tags.Instance != found.Tags.Instance) {
+			s.Errorf("find says %+v, the listing %+v", found, listed)
+		}
+	}
+	s.destroy(ref)
+	if _, err := s.client.Find(s.Context(), ref); !errors.Is(err, drivers.ErrNotFound) {
+		s.Errorf("find a destroyed machine: %v, want not found", err)
+	}
+}
+
 func testConsole(s *suite) {
 	needAbility(s, s.client.CanReadConsole(), "ConsoleReader")
 	ref := s.running()

@@ -95,6 +95,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"a suspended machine can be destroyed", testDestroySuspended},
 		{"pause and unpause can be repeated", testPause},
 		{"identify can be repeated, also by another object", testIdentify},
+		{"find reports one machine as the listing does", testFind},
 		{"console is cut to its end and works on a dead machine", testConsole},
 		{"console of an unknown machine is not found", testConsoleUnknown},
 		{"destroy of unknown disks is no error", testUnknownDisks},

@@ -47,6 +47,8 @@ type cloud interface {
 	stopping(name string)
 	destroy(ctx context.Context, name string) error
 	list(ctx context.Context) ([]drivers.Instance, error)
+	// find reports one machine, or drivers.ErrNotFound.
+	find(name string) (drivers.Instance, error)
 	suspend(ctx context.Context, name string) error
 	resume(ctx context.Context, name string) (drivers.Instance, error)
 	console(name string) (io.ReadCloser, error)
@@ -205,6 +207,29 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 		d.faults.Listing(&l)
 	}
 	return l, nil
+}
+
+// Find looks at one machine. A listing that faults change is what it reports
+// from, too.
+func (d *Driver) Find(ctx context.Context, ref drivers.Ref) (drivers.Instance, error) {
+	if d.faults != nil && d.faults.Listing != nil {
+		l, err := d.List(ctx, drivers.Query{})
+		if err != nil {
+			return drivers.Instance{}, err
+		}
+		for _, inst := range l.Instances {
+			if inst.Name == ref.Name {
+				return inst, nil
+			}
+		}
+		return drivers.Instance{}, fmt.Errorf("%w: %s", drivers.ErrNotFound, ref.Name)
+	}
+	var inst drivers.Instance
+	err := d.faults.around(ctx, "list", ref.Name, func() (err error) {
+		inst, err = d.cloud.find(ref.Name)
+		return err
+	})
+	return inst, err
 }
 
 // Suspend puts a machine to sleep. It keeps its address.

@@ -465,6 +465,18 @@ func (p *processes) existing(name string) (string, error) {
 	return dir, err
 }
 
+func (p *processes) find(name string) (drivers.Instance, error) {
+	dir, err := p.existing(name)
+	if err != nil {
+		return drivers.Instance{}, err
+	}
+	inst, err := inspect(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %s was destroyed while we looked", drivers.ErrNotFound, name)
+	}
+	return inst, err
+}
+
 func (p *processes) suspend(ctx context.Context, name string) error {
 	dir, err := p.existing(name)
 	if err != nil {

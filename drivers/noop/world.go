@@ -210,6 +210,16 @@ func (c *worldCloud) list(context.Context) ([]drivers.Instance, error) {
 	return c.w.Machines(), nil
 }
 
+func (c *worldCloud) find(name string) (drivers.Instance, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	m, ok := c.w.machines[name]
+	if !ok {
+		return drivers.Instance{}, fmt.Errorf("%w: %s", drivers.ErrNotFound, name)
+	}
+	return m.report(time.Now()), nil
+}
+
 func (c *worldCloud) suspend(_ context.Context, name string) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()

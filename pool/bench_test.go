@@ -1,0 +1,90 @@
+package pool_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/noop"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/store"
+	"github.com/vm-runner/drone-runner-aws/store/sqlite"
+)
+
+// BenchmarkCycle is a setup and a destroy through the whole engine on a durable
+// SQLite, with instant machines and a pretend agent: what the engine and the
+// store cost, without HTTP.
+func BenchmarkCycle(b *testing.B) {
+	for _, size := range []int{10, 100, 1000} {
+		for _, clients := range []int{8, 64} {
+			b.Run(fmt.Sprintf("pool=%d/clients=%d", size, clients), func(b *testing.B) {
+				benchmarkCycle(b, size, clients)
+			})
+		}
+	}
+}
+
+func benchmarkCycle(b *testing.B, size, clients int) {
+	sealer, err := store.NewSealer(make([]byte, store.KeySize))
+	if err != nil {
+		b.Fatal(err)
+	}
+	st, err := sqlite.Open(b.Context(), sqlite.Options{Path: filepath.Join(b.TempDir(), "database.sqlite3"), Seal: sealer})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	world := noop.NewWorld()
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	m, err := pool.New(ctx, pool.ManagerConfig{
+		Store: st, Agent: agentclient.NewMock(agentclient.MockConfig{}), Solo: true,
+		Pools: []pool.PoolConfig{{Name: "p", Driver: "noop", Min: size, Max: 10 * size, SpecJSON: json.RawMessage(`{}`)}},
+		Open: func(p pool.PoolConfig) (pool.Opened, error) {
+			d, err := noop.New(drivers.Options{Pool: p.Name, Config: &noop.Config{}, DataDir: b.TempDir()}, noop.Setup{World: world})
+			if err != nil {
+				return pool.Opened{}, err
+			}
+			return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name}), Local: true}, nil
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for deadline := time.Now().Add(time.Minute); ; {
+		if snap, err := st.Snapshot(ctx, "p", 1, time.Now()); err == nil && len(snap.Groups) == 1 && snap.Groups[0].State == pool.Warm && snap.Groups[0].Count == size {
+			break
+		}
+		if time.Now().After(deadline) {
+			b.Fatal("the pool was not filled in a minute")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	var n atomic.Int64
+	b.SetParallelism(clients)
+	b.ResetTimer()
+	begun := time.Now()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			id := fmt.Sprintf("s%d", n.Add(1))
+			if _, err := m.Setup(ctx, pool.SetupRequest{ID: id, Kind: pool.Build, Pools: []string{"p"}, Body: json.RawMessage(`{}`)}); err != nil {
+				b.Error(err)
+				return
+			}
+			if err := m.Destroy(ctx, pool.DestroyRequest{Lease: id}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "cycles/s")
+}
