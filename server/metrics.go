@@ -113,7 +113,7 @@ func (m *metrics) begin() func(route string, status int, took time.Duration) {
 
 // setupDone counts a setup that got a machine. One that found its lease active
 // before is no execution.
-func (m *metrics) setupDone(e *engine, in pool.SetupRequest, res pool.SetupResult, took time.Duration) {
+func (m *metrics) setupDone(in pool.SetupRequest, res pool.SetupResult, took time.Duration) {
 	if res.Joined {
 		return
 	}

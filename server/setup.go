@@ -48,7 +48,7 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 		var res pool.SetupResult
 		if res, err = e.Setup(r.Context(), in); err == nil {
 			lines.done(nil)
-			s.metrics.setupDone(e, in, res, time.Since(began))
+			s.metrics.setupDone(in, res, time.Since(began))
 			return replyJSON(w, http.StatusOK, setupResponse(res))
 		}
 	}

@@ -25,15 +25,15 @@ type routeV1 struct {
 // v1Routes lists them all; the OpenAPI file is compared with it.
 func (s *Server) v1Routes() []routeV1 {
 	return []routeV1{
-		{"/pools", ask(s, question[none, api.PoolList]{noParameters, s.v1Pools})},
-		{"/instances", ask(s, question[listed[pool.InstanceQuery], api.InstanceList]{instanceQuery, s.v1Instances})},
-		{"/instances/{id}", ask(s, question[string, api.Instance]{pathID, s.v1Instance})},
-		{"/leases", ask(s, question[listed[pool.LeaseQuery], api.LeaseList]{leaseQuery, s.v1Leases})},
-		{"/leases/{id}", ask(s, question[string, api.Lease]{pathID, s.v1Lease})},
-		{"/leases/{id}/steps", ask(s, question[string, api.StepList]{pathID, s.v1Steps})},
+		{"/pools", ask(question[none, api.PoolList]{noParameters, s.v1Pools})},
+		{"/instances", ask(question[listed[pool.InstanceQuery], api.InstanceList]{instanceQuery, s.v1Instances})},
+		{"/instances/{id}", ask(question[string, api.Instance]{pathID, s.v1Instance})},
+		{"/leases", ask(question[listed[pool.LeaseQuery], api.LeaseList]{leaseQuery, s.v1Leases})},
+		{"/leases/{id}", ask(question[string, api.Lease]{pathID, s.v1Lease})},
+		{"/leases/{id}/steps", ask(question[string, api.StepList]{pathID, s.v1Steps})},
 		{"/leases/{id}/steps/{step}/log", s.v1Log},
-		{"/events", ask(s, question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})},
-		{"/version", ask(s, question[none, api.Version]{noParameters, s.v1Version})},
+		{"/events", ask(question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})},
+		{"/version", ask(question[none, api.Version]{noParameters, s.v1Version})},
 	}
 }
 
@@ -63,7 +63,7 @@ func (s *Server) routesV1(mux *http.ServeMux) {
 }
 
 // ask makes a handler that reads, answers and encodes.
-func ask[Q, A any](s *Server, q question[Q, A]) handler {
+func ask[Q, A any](q question[Q, A]) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		parameters := newQuery(r)
 		in := q.read(parameters)

@@ -36,7 +36,7 @@ func (p *program) check(c *cli.Context) error {
 	case c.NArg() > 0:
 		return usagef(c, "check takes one file, not also %q", c.Args().First())
 	}
-	cfg, findings := poolfile.Load(file, registrations(p.env.Config), poolfile.Options{Strict: c.Bool("strict")})
+	cfg, findings := poolfile.Load(file, registrations(p.env.Config, nil), poolfile.Options{Strict: c.Bool("strict")})
 	if c.Bool("json") {
 		if err := findings.WriteJSON(p.stdout); err != nil {
 			return err
@@ -75,7 +75,7 @@ in the first line of the pool file.
    drone-runner-aws schema > pool.schema.json
    # yaml-language-server: $schema=pool.schema.json`,
 		Action: func(*cli.Context) error {
-			_, err := p.stdout.Write(append(poolfile.Schema(registrations(p.env.Config)), '\n'))
+			_, err := p.stdout.Write(append(poolfile.Schema(registrations(p.env.Config, nil)), '\n'))
 			return err
 		},
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -144,29 +145,38 @@ func (d *delegate) newServer() error {
 // engine opens everything behind the API and runs the loops until running
 // ends. A start that is interrupted by starting's end is a clean stop.
 func (d *delegate) engine(starting, running context.Context, address string) (err error) {
-	regs := registrations(d.cfg)
+	world := noop.NewWorld()
+	regs := registrations(d.cfg, world)
 	cfg, err := d.pools(regs)
 	if err != nil {
 		return err
 	}
-	st, err := d.openStore(starting)
+	st, only, err := d.openStore(starting)
 	if err != nil {
 		return interrupted(starting, err)
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	agent, hangUp := newAgent(d.cfg, d.log)
+	if err := only.await(starting); err != nil {
+		return interrupted(starting, err)
+	}
+	agent, hangUp := newAgent(d.cfg, world, d.log)
 	defer func() { err = errors.Join(err, hangUp()) }()
+	open := &opener{regs: regs, dataDir: d.dir, log: d.log, network: d.allow.AddMachines}
 	m, err := pool.New(starting, pool.ManagerConfig{
-		Store: st, Agent: agent, Pools: cfg.Pools, Open: opener(regs, d.dir, d.log),
-		Solo: true, NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
+		Store: st, Agent: agent, Pools: cfg.Pools, Open: open.open,
+		Incarnation: only.incarnation, Solo: true,
+		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Log: d.log,
 	})
 	if err != nil {
 		return interrupted(starting, err)
 	}
 	d.server.SetService(m, cfg.Pools)
-	d.banner(cfg, address)
-	return m.Run(running)
+	d.banner(cfg, open, address)
+	loops, running := errgroup.WithContext(running)
+	loops.Go(func() error { return m.Run(running) })
+	loops.Go(func() error { return only.watch(running) })
+	return loops.Wait()
 }
 
 // interrupted makes no error of what a signal broke off.
@@ -214,7 +224,7 @@ func timeouts(c env.Config) pool.Timeouts {
 
 // banner says in plain words what is served, where its state lies, and who may
 // call. A log for programs gets the same as one record.
-func (d *delegate) banner(cfg pool.Config, address string) {
+func (d *delegate) banner(cfg pool.Config, open *opener, address string) {
 	names := make([]string, len(cfg.Pools))
 	for i, p := range cfg.Pools {
 		names[i] = fmt.Sprintf("%s (%s, %d warm, at most %d)", p.Name, p.Driver, p.Min, p.Max)
@@ -223,38 +233,23 @@ func (d *delegate) banner(cfg pool.Config, address string) {
 	for _, n := range slices.Concat(d.allow.Local(), d.extra) {
 		callers = append(callers, n.String())
 	}
-	local, dies := d.localMachines(cfg)
 	if isTerminal(d.p.stderr) {
 		fmt.Fprintf(d.p.stderr, "\nServing on %s\n  pools    %s\n  data     %s\n  callers  %s; others by DRONE_HTTP_ALLOW\n\n",
 			address, strings.Join(names, "\n           "), d.dir, strings.Join(callers, ", "))
 	} else {
 		d.log.Info("serving", "address", address, "pools", names, "data", d.dir, "callers", callers)
 	}
-	if open := d.allow.Open(); len(open) > 0 {
-		d.log.Warn("DRONE_HTTP_ALLOW opens the API, and with it every machine and its keys, to these networks", "networks", fmt.Sprint(open))
+	if networks := d.allow.Open(); len(networks) > 0 {
+		d.log.Warn("DRONE_HTTP_ALLOW opens the API, and with it every machine and its keys, to these networks", "networks", fmt.Sprint(networks))
 	}
 	if kind := volatile(d.dir, "/proc/self/mountinfo"); kind != "" {
 		d.log.Warn("THE DATA DIRECTORY DOES NOT LAST: it lies on "+kind+", and the next container or boot will not find its machines; mount a volume and put the pool file there, or name a folder with --data-dir", //nolint:sloglint // one of two texts
 			"data", d.dir)
 	}
-	if local && server.InContainer() {
-		d.log.Warn("local machines end with this container; run the program on the host for machines that outlive it")
+	if len(open.lasting) > 0 && server.InContainer() {
+		d.log.Warn("local machines end with this container; run the program on the host for machines that outlive it", "pools", open.lasting)
 	}
-	if dies {
-		d.log.Info("machines of type noop without process: true end with this process")
+	if len(open.passing) > 0 {
+		d.log.Info("machines of these pools end with this process", "pools", open.passing)
 	}
-}
-
-// localMachines says whether a pool has machines on this host, and whether one
-// has machines that end with this process.
-func (d *delegate) localMachines(cfg pool.Config) (local, dies bool) {
-	for _, p := range cfg.Pools {
-		reg, ok := find(registrations(d.cfg), p.Driver)
-		if !ok {
-			continue
-		}
-		local = local || reg.Local && !reg.Dies
-		dies = dies || reg.Dies
-	}
-	return local, dies
 }

@@ -7,14 +7,19 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/server/client"
@@ -174,7 +179,7 @@ func TestNothingIsDestroyedAtAStop(t *testing.T) {
 	if err := s.result(t); err != nil {
 		t.Fatal(err)
 	}
-	st, err := s.openStore(t.Context())
+	st, _, err := s.openStore(t.Context())
 	if err != nil {
 		t.Fatal("the store is not let go of:", err)
 	}
@@ -185,10 +190,15 @@ func TestNothingIsDestroyedAtAStop(t *testing.T) {
 	}
 }
 
+func newOpener(t *testing.T) *opener {
+	t.Helper()
+	return &opener{regs: registrations(env.Config{}, noop.NewWorld()), dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+}
+
 func TestRetiredPoolIsOpenedFromItsLastSpec(t *testing.T) {
 	t.Parallel()
-	open := opener(registrations(env.Config{}), t.TempDir(), slog.New(slog.DiscardHandler))
-	o, err := open(pool.PoolConfig{Name: "old", Driver: "noop", SpecJSON: []byte(`{"boot_delay":"1s","capacity":3}`)})
+	open := newOpener(t)
+	o, err := open.open(pool.PoolConfig{Name: "old", Driver: "noop", SpecJSON: []byte(`{"boot_delay":"1s","capacity":3}`)})
 	if err != nil || o.Client == nil || !o.Local {
 		t.Errorf("got %+v, %v", o, err)
 	}
@@ -196,26 +206,91 @@ func TestRetiredPoolIsOpenedFromItsLastSpec(t *testing.T) {
 		"a type that is not built in": {Name: "x", Driver: "nosuch"},
 		"a spec that is no JSON":      {Name: "x", Driver: "noop", SpecJSON: []byte(`{`)},
 	} {
-		if _, err := open(p); err == nil {
+		if _, err := open.open(p); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
+func TestWhatThePoolsOfAFileAreToldToBe(t *testing.T) {
+	t.Parallel()
+	open := newOpener(t)
+	var networks []string
+	open.network = func(p netip.Prefix) { networks = append(networks, p.String()) }
+	got := map[string]pool.Opened{}
+	for _, p := range []pool.PoolConfig{
+		{Name: "pretend", Driver: "noop", SpecJSON: []byte(`{}`)},
+		{Name: "children", Driver: "noop", SpecJSON: []byte(`{"process":true}`)},
+		{Name: "real", Driver: "qemu", Max: 4, Platform: drivers.Platform{OS: "linux"}, SpecJSON: []byte(`{"address_range":"127.99.0.0/24","binary":"/bin/true"}`)},
+	} {
+		o, err := open.open(p)
+		if err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		o.Client, o.Image, o.MachineType = nil, "", ""
+		got[p.Name] = o
+	}
+	want := map[string]pool.Opened{
+		"pretend":  {Local: true, Nested: true, GPU: true},
+		"children": {Local: true, Nested: true, GPU: true},
+		"real":     {Local: true, Concurrency: max(2, runtime.NumCPU())},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([][]string{{"127.99.0.0/24"}, {"pretend"}, {"children", "real"}}, [][]string{networks, open.passing, open.lasting}); diff != "" {
+		t.Errorf("networks, pools that end with the process, pools that do not: %s", diff)
+	}
+}
+
 func TestPretendMachinesHaveAPretendAgent(t *testing.T) {
 	t.Parallel()
-	agent, closeAgent := newAgent(env.Config{}, slog.New(slog.DiscardHandler))
+	world := noop.NewWorld()
+	agent, closeAgent := newAgent(env.Config{}, world, slog.New(slog.DiscardHandler))
 	defer func() {
 		if err := closeAgent(); err != nil {
 			t.Error(err)
 		}
 	}()
-	if _, err := agent.Health(t.Context(), pool.Target{Instance: "a", Address: pretendAddress, Port: 9079}); err != nil {
+	open := &opener{regs: registrations(env.Config{}, world), dataDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	o, err := open.open(pool.PoolConfig{Name: "p", Driver: "noop", SpecJSON: []byte(`{}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Client.Create(t.Context(), drivers.Spec{Name: "m", Tags: drivers.Tags{Controller: "c", Pool: "p", Instance: "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	health := func(instance string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		// Port 1: nobody listens there.
+		_, err := agent.Health(ctx, pool.Target{Instance: instance, Address: "127.0.0.1", Port: 1})
+		return err
+	}
+	if err := health("a"); err != nil {
 		t.Errorf("pretend machine: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := agent.Health(ctx, pool.Target{Instance: "b", Address: "127.77.255.254", Port: 1, Identity: drivers.Identity{}}); err == nil {
-		t.Error("a real machine that is not there answered")
+	if health("b") == nil {
+		t.Error("a machine that is not of the pretend world answered, since it has the address of one")
+	}
+	world.Kill("m", "for a test")
+	if health("a") == nil {
+		t.Error("a pretend machine that died answered")
+	}
+}
+
+func TestDurationsInTheLogAreReadable(t *testing.T) {
+	t.Parallel()
+	said := &lockedBuffer{}
+	newLog(said, env.Config{}).Info("done", "took", 493123456*time.Nanosecond, "grace", 20*time.Second, "n", 3)
+	if !strings.Contains(said.String(), `"took":"493ms","grace":"20s","n":3`) {
+		t.Error(said)
+	}
+	for d, want := range map[time.Duration]string{
+		0: "0s", 17: "17ns", 1234567: "1.23ms", -1234567: "-1.23ms", 12345678901: "12.3s", 3723456 * time.Millisecond: "1h2m3s",
+	} {
+		if got := rounded(d).String(); got != want {
+			t.Errorf("%d ns: got %s, want %s", d, got, want)
+		}
 	}
 }

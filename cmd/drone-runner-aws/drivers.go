@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"runtime"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -13,11 +15,12 @@ import (
 )
 
 // registrations lists the types of machines this program was built with. A new
-// driver is one line here.
-func registrations(cfg env.Config) []drivers.Registration {
+// driver is one line here. World is where pretend machines live; nil where none
+// are made.
+func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
 	return []drivers.Registration{
 		qemu.Registration,
-		noop.Registration(noop.Setup{StepTime: mockStep(cfg)}),
+		noop.Registration(noop.Setup{World: world, StepTime: mockStep(cfg)}),
 	}
 }
 
@@ -29,37 +32,64 @@ func mockStep(cfg env.Config) time.Duration {
 	return time.Duration(cfg.MockStepSeconds) * time.Second
 }
 
-// opener makes the driver of a pool: of one from the file with its decoded
+// opener makes the drivers of pools.
+type opener struct {
+	regs    []drivers.Registration
+	dataDir string
+	log     *slog.Logger
+	// network, if set, is told of the networks of local machines.
+	network func(netip.Prefix)
+
+	// lasting and passing are the opened pools whose machines live on this
+	// host, and outlive this process or do not.
+	lasting, passing []string
+}
+
+// open makes the driver of a pool: of one from the file with its decoded
 // spec, of a retired one from the JSON the store kept.
-func opener(regs []drivers.Registration, dataDir string, log *slog.Logger) func(pool.PoolConfig) (pool.Opened, error) {
-	return func(p pool.PoolConfig) (pool.Opened, error) {
-		reg, ok := find(regs, p.Driver)
-		if !ok {
-			return pool.Opened{}, fmt.Errorf("type %q is not built into this program", p.Driver)
-		}
-		if p.Spec == nil {
-			spec, err := restore(reg, &p, log)
-			if err != nil {
-				return pool.Opened{}, err
-			}
-			p.Spec = spec
-		}
-		log := log.With("pool", p.Name, "driver", p.Driver)
-		d, err := reg.New(drivers.Options{
-			Pool: p.Name, Platform: p.Platform, Config: p.Spec, DataDir: dataDir, Limit: p.Max, Log: log,
-		})
+func (o *opener) open(p pool.PoolConfig) (pool.Opened, error) {
+	reg, ok := find(o.regs, p.Driver)
+	if !ok {
+		return pool.Opened{}, fmt.Errorf("type %q is not built into this program", p.Driver)
+	}
+	if p.Spec == nil {
+		spec, err := restore(reg, &p, o.log)
 		if err != nil {
 			return pool.Opened{}, err
 		}
-		o := pool.Opened{
-			Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name, Type: reg.Name, Log: log}),
-			Local:  reg.Local,
-		}
-		if r, ok := p.Spec.(drivers.Resolver); ok {
-			o.Image, o.MachineType, o.DiskGiB = r.Resolved()
-		}
-		return o, nil
+		p.Spec = spec
 	}
+	d, err := reg.New(drivers.Options{
+		Pool: p.Name, Platform: p.Platform, Config: p.Spec, DataDir: o.dataDir, Limit: p.Max,
+		Log: o.log.With("pool", p.Name),
+	})
+	if err != nil {
+		return pool.Opened{}, err
+	}
+	// The client names pool and driver in its records itself.
+	client := drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name, Type: reg.Name, Dies: reg.Dies, Log: o.log})
+	opened := pool.Opened{Client: client, Local: reg.Local}
+	if r, ok := p.Spec.(drivers.Resolver); ok {
+		opened.Image, opened.MachineType, opened.DiskGiB = r.Resolved()
+	}
+	switch cfg := p.Spec.(type) {
+	case *qemu.Config:
+		// Machines that boot share this host's processors.
+		opened.Concurrency = max(2, runtime.NumCPU())
+		if network, err := netip.ParsePrefix(cfg.AddressRange); err == nil && o.network != nil {
+			o.network(network) // the driver has refused what is none
+		}
+	case *noop.Config:
+		// Nothing runs in a pretend machine that could miss these.
+		opened.Nested, opened.GPU = true, true
+	}
+	switch {
+	case client.Dies():
+		o.passing = append(o.passing, p.Name)
+	case reg.Local:
+		o.lasting = append(o.lasting, p.Name)
+	}
+	return opened, nil
 }
 
 func find(regs []drivers.Registration, name string) (drivers.Registration, bool) {

@@ -34,7 +34,8 @@ func main() {
 
 // run is the program; it alone chooses the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := newApp(args, stdout, stderr).RunContext(ctx, withDefaultCommand(args, os.Getpid()))
+	app := newApp(args, stdout, stderr) //nolint:contextcheck // commands get it from the library, see RunContext
+	err := app.RunContext(ctx, withDefaultCommand(args, os.Getpid()))
 	if err == nil {
 		return 0
 	}

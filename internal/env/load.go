@@ -266,6 +266,9 @@ func (c *Config) validate() []error {
 	default:
 		errs = append(errs, fmt.Errorf("DRONE_DATABASE_DRIVER=%q: unknown; use sqlite3 or postgres", c.DatabaseDriver))
 	}
+	if c.DatabaseDriver == "postgres" && c.DatabaseSource == "" && !c.Distributed {
+		errs = append(errs, errors.New("DRONE_DATABASE_DRIVER=postgres: needs the address of the database in DRONE_DATABASE_DATASOURCE, such as postgres://user@host:5432/runner"))
+	}
 	if c.Distributed && c.DistributedSource == "" {
 		errs = append(errs, errors.New("DRONE_DELEGATE_DISTRIBUTED_MODE=true: needs the address of a Postgres database in DRONE_DISTRIBUTED_DATASOURCE"))
 	}

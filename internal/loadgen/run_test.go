@@ -123,7 +123,7 @@ func config(r *runner) loadgen.Config {
 	return loadgen.Config{URL: "http://runner:3000/", Pool: "linux", Prefix: "t", Transport: r}
 }
 
-func run(t *testing.T, ctx context.Context, cfg loadgen.Config) loadgen.Report {
+func run(ctx context.Context, t *testing.T, cfg loadgen.Config) loadgen.Report {
 	t.Helper()
 	report, err := loadgen.Run(ctx, cfg)
 	if err != nil {
@@ -149,7 +149,7 @@ func TestClosedLoop(t *testing.T) {
 		r := &runner{setupTime: 10 * time.Millisecond, stepTime: 100 * time.Millisecond, destroyTime: 5 * time.Millisecond}
 		cfg := config(r)
 		cfg.Clients, cfg.Cycles, cfg.Command, cfg.Hold, cfg.Unique = 4, 40, "true", 85*time.Millisecond, true
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		// 4 clients, 10 cycles of 200 ms each.
 		if got.ElapsedMS != 2000 || got.Cycles != 40 || got.Failed != 0 || got.PerSecond != 20 || got.MostInFlight != 4 || *got.Doubles != 0 {
 			t.Errorf("report %+v", got)
@@ -172,7 +172,7 @@ func TestBodies(t *testing.T) {
 		r := &runner{}
 		cfg := config(r)
 		cfg.Cycles, cfg.Command, cfg.Fallbacks = 1, `echo "a & b"`, []string{"spare"}
-		run(t, t.Context(), cfg)
+		run(t.Context(), t, cfg)
 		want := []string{
 			`/setup {"id":"t-1","pool_id":"linux","fallback_pool_ids":["spare"],"setup_request":{"envs":{"CI":"true"},"network":{"id":"drone"},"mount_docker_socket":false,"log_config":{},"ti_config":{}}}`,
 			`/step {"stage_runtime_id":"t-1","start_step_request":{"environment":{"CI":"true"},"id":"load-step","kind":"Run","log_drone":true,"name":"load","run":{"commands":["echo \"a \u0026 b\""],"entrypoint":["sh","-c"]},"working_dir":"/tmp"}}`,
@@ -190,7 +190,7 @@ func TestClosedLoopEndsByTime(t *testing.T) {
 		r := &runner{setupTime: 30 * time.Millisecond}
 		cfg := config(r)
 		cfg.Clients, cfg.Duration = 2, time.Second
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		// The last ones start at 990 ms and end in peace.
 		if got.Cycles != 68 || got.Failed+got.Interrupted != 0 || got.ElapsedMS != 1020 {
 			t.Errorf("report %+v", got)
@@ -212,7 +212,7 @@ func TestOpenLoopHidesNoStall(t *testing.T) {
 		}}
 		cfg := config(r)
 		cfg.Rate, cfg.Cycles, cfg.InFlight = 100, 200, 1
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		setup := phase(t, got, "setup")
 		// 1 s at 100/s: 100 stages were due in the stall and, 1 ms each after
 		// it, waited from 1 s downwards: about half waited for 0.5 s and more.
@@ -232,7 +232,7 @@ func TestOpenLoopArrivesOnTime(t *testing.T) {
 		cfg := config(r)
 		cfg.Rate, cfg.Duration = 4, 5*time.Second
 		start := time.Now()
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		if got.Cycles != 20 || got.MostInFlight != 20 {
 			t.Errorf("%d stages, %d at a time; want 20 and 20, whatever the runner does", got.Cycles, got.MostInFlight)
 		}
@@ -261,7 +261,7 @@ func TestErrorsAreCountedByText(t *testing.T) {
 		}}
 		cfg := config(r)
 		cfg.Cycles, cfg.Command = 40, "exit 7"
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		want := []loadgen.ErrorCount{
 			{Phase: "setup", Text: "500: no machine for <id>", Count: 10},
 			{Phase: "setup", Text: "503: Service Unavailable", Count: 10},
@@ -282,12 +282,12 @@ func TestDoublyGivenMachineIsSeen(t *testing.T) {
 		r := &runner{sameMachine: true}
 		cfg := config(r)
 		cfg.Clients, cfg.Cycles, cfg.Hold, cfg.Unique = 3, 3, time.Second, true
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		if *got.Doubles != 2 {
 			t.Errorf("%d doubles, want 2", *got.Doubles)
 		}
 		cfg.Clients = 1 // one after the other is no double
-		if got := run(t, t.Context(), cfg); *got.Doubles != 0 {
+		if got := run(t.Context(), t, cfg); *got.Doubles != 0 {
 			t.Errorf("%d doubles, want none", *got.Doubles)
 		}
 	})
@@ -310,7 +310,7 @@ func TestCancelledRunDestroysWhatItBegan(t *testing.T) {
 				defer cancel()
 				cfg := config(tc.r)
 				cfg.Clients, cfg.Duration, cfg.Command, cfg.Timeout = 5, time.Hour, "sleep 1h", 2*time.Hour
-				got := run(t, ctx, cfg)
+				got := run(ctx, t, cfg)
 				if got.Interrupted != 5 || got.Failed != 0 || len(got.Errors) != 0 {
 					t.Errorf("report %+v, want five interrupted and no error", got)
 				}
@@ -328,7 +328,7 @@ func TestSetupThatTimesOutIsDestroyed(t *testing.T) {
 		r := &runner{setupTime: time.Hour}
 		cfg := config(r)
 		cfg.Cycles, cfg.Timeout = 1, time.Second
-		got := run(t, t.Context(), cfg)
+		got := run(t.Context(), t, cfg)
 		if got.Failed != 1 || len(got.Errors) != 1 || len(r.left()) != 0 {
 			t.Errorf("report %+v, left %v", got, r.left())
 		}
@@ -342,7 +342,7 @@ func TestProgressIsTold(t *testing.T) {
 		cfg := config(&runner{setupTime: 100 * time.Millisecond})
 		cfg.Clients, cfg.Duration = 2, 3*time.Second
 		cfg.Progress = func(p loadgen.Progress) { told = append(told, p) }
-		run(t, t.Context(), cfg)
+		run(t.Context(), t, cfg)
 		if len(told) < 2 || told[0].Elapsed != time.Second || told[1].Done <= told[0].Done || told[1].PerSecond < 15 {
 			t.Errorf("told %+v", told)
 		}

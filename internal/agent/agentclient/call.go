@@ -78,7 +78,7 @@ func (c *Client) send(ctx context.Context, k *conn, t pool.Target, r request) (*
 	if err != nil {
 		return nil, final{err}
 	}
-	k.enter(c)
+	k.enter(c) //nolint:contextcheck // its probes belong to the connection, not to one of its calls
 	resp, err := k.cc.RoundTrip(req)
 	if err != nil {
 		defer k.leave()
@@ -127,7 +127,7 @@ func (c *Client) attempt(ctx context.Context, l *link, t pool.Target, r request)
 			// A kept connection that is silent for longer than it takes to make
 			// a new one is given up, unless other calls wait on it: then the
 			// probe decides.
-			if err == slow && limit == r.firstTry && k.alone() {
+			if errors.Is(err, slow) && limit == r.firstTry && k.alone() {
 				k.fail(slow)
 			}
 			stale = err != nil && kept && k.dead()

@@ -274,7 +274,7 @@ func (c *Client) probe(k *conn) {
 		k.rearm(c)
 		return
 	}
-	//nolint:contextcheck // it belongs to the connection, not to one of its calls
+	// It belongs to the connection, not to one of its calls.
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.ProbeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+k.addr+agentapi.PathHealth, nil)
