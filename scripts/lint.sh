@@ -3,16 +3,20 @@
 # module proxy. It is a linter of its own release cycle, so it is not in go.mod.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
+need_go
 version=$1
-if command -v golangci-lint >/dev/null && golangci-lint version 2>/dev/null | grep -qF "${version#v}"; then
-	exec golangci-lint run ./...
-fi
+built=$(go env GOPATH)/bin/golangci-lint
+for program in golangci-lint "$built"; do
+	if "$program" version 2>/dev/null | grep -qF "version ${version#v} "; then
+		exec "$program" run ./...
+	fi
+done
 mkdir -p .run
 say "golangci-lint $version is not installed; building it from the module proxy (minutes, once)"
-if ! GOFLAGS=-mod=mod go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$version" >.run/lint.log 2>&1; then
+if ! GOFLAGS=-mod=mod GOBIN=${built%/*} go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$version" </dev/null >.run/lint.log 2>&1; then
 	tail -n 5 .run/lint.log >&2
 	say "golangci-lint could not be built here; go vet and staticcheck run instead." >&2
 	go vet ./...
 	exec go tool staticcheck ./...
 fi
-exec "$(go env GOPATH)/bin/golangci-lint" run ./...
+exec "$built" run ./...

@@ -7,7 +7,8 @@ set -uo pipefail
 need_go
 mkdir -p .run
 mode=${1:-full}
-export CI=${CI:-}
+# Everything the tests need is there: what would be skipped elsewhere fails here.
+[ "$mode" = quick ] || export CI=${CI:-true}
 names=() results=() times=()
 failed=0
 
@@ -42,9 +43,36 @@ formatted() {
 	[ -z "$list" ] || { say "not formatted as gofumpt does (go tool gofumpt -w):"; say "$list"; return 1; }
 }
 
-vet() { go vet ./... && GOOS=darwin CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/... && GOOS=windows CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/...; }
+# tagged: the packages with tests behind build tags.
+tagged=(./cmd/drone-runner-aws ./internal/e2e)
 
-unit() { go test -race -shuffle=on -timeout 20m ./...; }
+vet() {
+	go vet ./... && go vet -tags e2e "${tagged[@]}" && go vet -tags bench "${tagged[@]}" || return 1
+	local os
+	for os in darwin windows; do
+		GOOS=$os CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/... || return 1
+	done
+}
+
+static() { go tool staticcheck ./... && go tool staticcheck -tags e2e "${tagged[@]}" && go tool staticcheck -tags bench ./cmd/drone-runner-aws; }
+
+# unit: everything that has no stage of its own. Two packages have: simulated
+# hours take minutes under the race detector, and so do real machines.
+unit() {
+	local list
+	list=$(go list ./... | grep -vE '/(internal/sim|drivers/qemu)$') || return 1
+	# shellcheck disable=SC2086 # one word per package
+	go test -race -shuffle=on -timeout 20m $list
+}
+
+simulation() { go test -count=1 -timeout 20m ./internal/sim -sim.seeds=24 && go test -race -count=1 -timeout 20m -run '^TestSimulation$' ./internal/sim -sim.seeds=4; }
+
+# driver: the conformance suite and more on real machines.
+driver() {
+	# One copy of the image's packages serves these tests and make run.
+	mkdir -p .run/images/.cache .run/test-images && ln -sfn ../images/.cache .run/test-images/packages || return 1
+	TEST_IMAGE_DIR=$PWD/.run/test-images go test -count=1 -timeout 20m ./drivers/qemu
+}
 
 # cgoless: the runner without a C compiler, and the store on its other library.
 cgoless() { CGO_ENABLED=0 go build -o /dev/null ./cmd/drone-runner-aws && CGO_ENABLED=0 go test -timeout 15m ./store/...; }
@@ -65,10 +93,10 @@ agents() {
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/drone-runner-aws
 }
 
-# machines: the end-to-end test on real virtual machines of this host.
+# machines: both programs from outside, on real virtual machines of this host.
 machines() {
 	command -v "$qemu_program" >/dev/null || { say "$qemu_program is missing"; return 1; }
-	go test -tags e2e -count=1 -timeout 20m -run '^TestE2E' -v ./cmd/drone-runner-aws && go test -tags e2e -count=1 -timeout 20m -v ./internal/e2e/...
+	go test -tags e2e -count=1 -timeout 25m -run '^TestE2E' -v ./cmd/drone-runner-aws && go test -tags e2e -count=1 -timeout 25m -v ./internal/e2e
 }
 
 finish() {
@@ -80,7 +108,7 @@ trap finish EXIT
 stage "modules" go mod download
 stage "go vet" vet
 stage "gofumpt" formatted
-stage "staticcheck" go tool staticcheck ./...
+stage "staticcheck" static
 stage "tree (imports, docs)" go test -count=1 ./internal/archtest
 stage "go mod tidy -diff" go mod tidy -diff
 if [ "$mode" = quick ]; then
@@ -94,10 +122,12 @@ else
 		stage "postgres server" false
 	fi
 	stage "unit tests, race" unit
+	stage "simulation" simulation
+	stage "local machines" driver
 	stage "without cgo" cgoless
 	stage "agent, all platforms" agents
 	stage "fuzz, briefly" scripts/fuzz.sh "${FUZZTIME:-2s}"
-	stage "real machines" machines
+	stage "end to end" machines
 fi
 
 say
