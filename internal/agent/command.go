@@ -72,8 +72,6 @@ func notBuiltIn(req *agentapi.StartStepRequest) error {
 	switch {
 	case req.Image != "":
 		return fmt.Errorf("container steps are not built in yet (image %s)", req.Image)
-	case len(req.WorkloadIdentities) > 0:
-		return errors.New("workload identities are not built in yet")
 	case req.EgressPolicy != nil && req.EgressPolicy.ProxyURL != "":
 		return errors.New("egress policies are not built in yet")
 	}

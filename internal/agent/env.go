@@ -26,6 +26,9 @@ type stepFiles struct {
 	output   string
 	secrets  string
 	artifact string
+	// annotations and native are written by steps and not collected yet.
+	annotations string
+	native      string
 	// own are the files whose names are made from the step's id: what an
 	// earlier stage left there must not be taken for this step's.
 	own []string
@@ -38,8 +41,11 @@ func newStepFiles(shared string, req *agentapi.StartStepRequest) stepFiles {
 		output:   base + "-output.env",
 		secrets:  base + "-output-secrets.env",
 		artifact: base + "-artifact",
+
+		annotations: base + "-annotations.json",
+		native:      base + "-artifact.json",
 	}
-	f.own = []string{f.exported, f.output, f.secrets, f.artifact, base + "-annotations.json", base + "-artifact.json"}
+	f.own = []string{f.exported, f.output, f.secrets, f.artifact, f.annotations, f.native}
 	if req.OutputVarFile != "" {
 		f.output = hostPath(req.OutputVarFile)
 	}
@@ -76,8 +82,8 @@ func stepEnv(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest, share
 	env["HARNESS_OUTPUT_FILE"] = files.output
 	env["HARNESS_OUTPUT_SECRET_FILE"] = files.secrets
 	env["PLUGIN_ARTIFACT_FILE"] = files.artifact
-	env["HARNESS_ANNOTATIONS_FILE"] = base + "-annotations.json"
-	env["HARNESS_ARTIFACT_FILE_PATH"] = base + "-artifact.json"
+	env["HARNESS_ANNOTATIONS_FILE"] = files.annotations
+	env["HARNESS_ARTIFACT_FILE_PATH"] = files.native
 	if req.ScratchDir != "" {
 		env["HARNESS_SCRATCH_DIR"] = req.ScratchDir
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -488,9 +489,23 @@ const (
 	childDir      = "RUNNER_AGENT_TEST_DIR"
 )
 
+// waitTogether lets more tests run at a time than there are processors: these
+// wait for timeouts and kill graces far more than they compute.
+func waitTogether() {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
+	}
+}
+
 // TestMain is also the program of an agent that is killed.
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) == "" {
+		waitTogether()
 		os.Exit(m.Run())
 	}
 	dir := os.Getenv(childDir)

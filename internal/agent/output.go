@@ -18,6 +18,7 @@ type output struct {
 	spool  *spool
 	buf    []byte
 	timer  *time.Timer // flushes the masker, nil while nothing is held
+	inLine bool        // the text so far does not end with a newline
 	closed bool
 }
 
@@ -27,9 +28,24 @@ var _ io.Writer = (*output)(nil)
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed {
+	return o.writeLocked(p)
+}
+
+// line writes whole lines of the agent's own, on lines of their own.
+func (o *output) line(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.inLine {
+		text = "\n" + text
+	}
+	_, _ = o.writeLocked([]byte(text)) // never fails
+}
+
+func (o *output) writeLocked(p []byte) (int, error) {
+	if o.closed || len(p) == 0 {
 		return len(p), nil
 	}
+	o.inLine = p[len(p)-1] != '\n'
 	if o.mask == nil {
 		return o.spool.Write(p)
 	}

@@ -150,6 +150,7 @@ func (s *step) execute(ctx context.Context) *agentapi.PollStepResponse {
 	if err := s.prepare(); err != nil {
 		return s.failed(err)
 	}
+	s.remark(startRemarks(&s.setup, s.req))
 	if !s.req.LogDrone {
 		_, _ = s.out.Write([]byte(header(shown))) // an output never fails
 	}
@@ -261,6 +262,7 @@ func (s *step) timedOut(proc *process, ended <-chan error) *agentapi.PollStepRes
 		}
 	case <-grace.C:
 	}
+	s.remark(endRemarks(&s.setup, s.req, s.files))
 	s.removeTempFiles()
 	return &agentapi.PollStepResponse{Exited: true, ExitCode: failedCode, Error: timeoutText}
 }
@@ -270,19 +272,17 @@ func (s *step) finished(proc *process, waitErr error) *agentapi.PollStepResponse
 	if waitErr != nil {
 		return s.failed(waitErr)
 	}
+	defer s.removeTempFiles()
+	defer func() { s.remark(endRemarks(&s.setup, s.req, s.files)) }()
 	res := s.answer()
 	if code := proc.exitCode(); code != 0 {
 		res.ExitCode = code
 		res.Error = frame(fmt.Sprintf("exit status %d", code))
 	}
 	if s.req.LogDrone {
-		s.removeTempFiles()
 		return res
 	}
-	collect(res, s.req, s.files, func(text string) {
-		_, _ = fmt.Fprintf(s.out, "[runner-agent] warning: %s\n", text) // an output never fails
-	})
-	s.removeTempFiles()
+	collect(res, s.req, s.files, func(text string) { s.remark(remarks{"warning: " + text}) })
 	return res
 }
 

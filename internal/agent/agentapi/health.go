@@ -19,7 +19,7 @@ type HealthResponse struct {
 	Docker string `json:"docker,omitempty"`
 	// RunningSteps counts steps that have started and not ended, detached
 	// ones included.
-	RunningSteps int `json:"running_steps,omitempty"`
+	RunningSteps int `json:"running_steps"`
 	// Machine is the identity given over the host's private channel, "" for
 	// machines that got theirs by boot data.
 	Machine string `json:"machine,omitempty"`
