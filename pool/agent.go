@@ -26,6 +26,10 @@ type Target struct {
 type Agent interface {
 	// Health asks once whether the agent is ready; not ready is an error.
 	Health(ctx context.Context, t Target) (Health, error)
+	// Rehearse lets the agent run once through what a stage needs, with no
+	// effect, so that the first real call finds everything in place. An agent
+	// that cannot is no error.
+	Rehearse(ctx context.Context, t Target) error
 	// Setup prepares the machine for a stage. It repeats what can be repeated
 	// until ctx ends, stops at a final refusal, and then returns the last
 	// answer of the agent, not the time-out.

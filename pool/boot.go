@@ -94,6 +94,7 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 	}
 	m.counters.phase("boot", m.now().Sub(begun))
 	if !inst.Cold && rt.client.CanPause() {
+		m.rehearse(boot, inst, found)
 		if err := rt.client.Pause(boot, inst.Ref()); err != nil {
 			if ctx.Err() != nil {
 				return nil, err
@@ -122,6 +123,24 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		}
 	}
 	return &proven, nil
+}
+
+// rehearsal bounds what an agent may take for it.
+const rehearsal = 20 * time.Second
+
+// rehearse lets a machine that is about to wait run through a stage first, so
+// that a claim does not pay for code that runs for the first time. Nothing
+// depends on it.
+func (m *Manager) rehearse(ctx context.Context, inst Instance, at drivers.Instance) {
+	begun := m.now()
+	ctx, cancel := context.WithTimeout(ctx, rehearsal)
+	defer cancel()
+	inst.Address, inst.Port = at.Address, at.Port
+	if err := m.agent.Rehearse(ctx, inst.Target()); err != nil {
+		m.log.Debug("agent did not rehearse", "instance", inst.Name, "err", err)
+		return
+	}
+	m.counters.phase("rehearse", m.now().Sub(begun))
 }
 
 // prove finds the machine, gives it its identity where that is the driver's

@@ -43,6 +43,7 @@ func (a *Agent) Handler() http.Handler {
 		agentapi.PathStream:    {method: http.MethodPost, handle: a.streamOutput},
 		agentapi.PathDestroy:   post(a, a.destroy),
 		agentapi.PathSuspend:   post(a, a.suspend),
+		agentapi.PathRehearse:  post(a, a.rehearse),
 		agentapi.PathMint:      {method: http.MethodPost, handle: a.mint},
 	}
 	return a.recovered(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

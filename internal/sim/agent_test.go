@@ -45,6 +45,8 @@ func (a agents) Health(_ context.Context, t pool.Target) (pool.Health, error) {
 	return pool.Health{Version: "sim"}, a.reach(t)
 }
 
+func (a agents) Rehearse(_ context.Context, t pool.Target) error { return a.reach(t) }
+
 func (a agents) Setup(ctx context.Context, t pool.Target, _ json.RawMessage) error {
 	if err := nap(ctx, 20*time.Millisecond); err != nil {
 		return err

@@ -21,6 +21,8 @@ const (
 	PathDestroy   = "/destroy"
 	PathSuspend   = "/suspend"
 	PathMint      = "/mint_workload_token"
+	// PathRehearse is ours, unknown to existing agents: see agent.rehearse.
+	PathRehearse = "/rehearse"
 )
 
 // Error is the body of every answer that is not a success.
