@@ -54,14 +54,23 @@ func prepare(ctx context.Context, m *qmp.Client, f *os.File, withoutMemory bool)
 	return m.SendFile(ctx, migrationFD, f)
 }
 
+// migration is what QEMU says of a save or a load.
+type migration struct {
+	Status string `json:"status"`
+	Desc   string `json:"error-desc"`
+}
+
+func queryMigration(ctx context.Context, m *qmp.Client) (migration, error) {
+	var info migration
+	err := m.Execute(ctx, "query-migrate", nil, &info)
+	return info, err
+}
+
 // migrated waits for the end of a save or a load.
 func migrated(ctx context.Context, m *qmp.Client) error {
 	return poll(ctx, func() (bool, error) {
-		var info struct {
-			Status string `json:"status"`
-			Desc   string `json:"error-desc"`
-		}
-		if err := m.Execute(ctx, "query-migrate", nil, &info); err != nil {
+		info, err := queryMigration(ctx, m)
+		if err != nil {
 			return false, err
 		}
 		switch info.Status {
@@ -72,6 +81,28 @@ func migrated(ctx context.Context, m *qmp.Client) error {
 		default:
 			return false, nil
 		}
+	})
+}
+
+// abandon ends a save, whatever has become of it, and returns when the CPUs may
+// run again. One that is still going on would stop them at its end; after one
+// that failed QEMU has to clean up and refuses "cont" until it has.
+func abandon(ctx context.Context, m *qmp.Client) error {
+	if err := m.Execute(ctx, "migrate_cancel", nil, nil); err != nil {
+		return err
+	}
+	return poll(ctx, func() (bool, error) {
+		info, err := queryMigration(ctx, m)
+		if err != nil {
+			return false, err
+		}
+		switch info.Status {
+		case "", "none", "completed", "failed", "cancelled":
+		default:
+			return false, nil
+		}
+		state, err := runState(ctx, m)
+		return state != "finish-migrate", err
 	})
 }
 

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -192,6 +194,26 @@ type ending struct {
 	// killed: by a signal, so it says nothing about what QEMU was given.
 	killed bool
 }
+
+// endOfDead is endOf for a machine whose lock is free. The lock is so a moment
+// before the kernel reports the end to the parent; the moment is waited for,
+// but no longer than twice mournMost.
+func (d *Driver) endOfDead(name string) ending {
+	for pause := pollFirst; pause < mournMost; pause *= 2 {
+		end := d.endOf(name)
+		d.mu.Lock()
+		ours := slices.Contains(slices.Collect(maps.Values(d.children)), name)
+		d.mu.Unlock()
+		if !ours {
+			return end
+		}
+		<-time.After(pause)
+	}
+	return d.endOf(name)
+}
+
+// mournMost is the longest pause between two looks at a process that is ending.
+const mournMost = 100 * time.Millisecond
 
 // endOf is how a machine's QEMU ended, if it was ours and is known.
 func (d *Driver) endOf(name string) ending {

@@ -117,7 +117,7 @@ func (d *Driver) mustLive(m *machine) error {
 
 // reasonOf says in words why a machine is dead.
 func (d *Driver) reasonOf(m *machine) string {
-	reason := d.endOf(m.Name).text
+	reason := d.endOfDead(m.Name).text
 	words := m.lastWords()
 	switch {
 	case reason != "" && words != "":

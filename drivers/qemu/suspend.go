@@ -88,13 +88,9 @@ func (d *Driver) saveState(ctx context.Context, m *machine, was status) (err err
 			return
 		}
 		_ = mon.Close() // the monitor serves one client
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), monitorPatience, fmt.Errorf("QEMU did not answer within %s", monitorPatience))
 		defer cancel()
-		errs := []error{full(m.path, err), removeIfThere(tmp), removeIfThere(m.file(stateName))}
-		if was != statusPaused {
-			errs = append(errs, d.command(ctx, m, "cont"))
-		}
-		err = errors.Join(append(errs, m.setStatus(was))...)
+		err = errors.Join(full(m.path, err), removeIfThere(tmp), removeIfThere(m.file(stateName)), goOn(ctx, m, was), m.setStatus(was))
 	}()
 	if err := mon.Execute(ctx, "stop", nil, nil); err != nil {
 		return err
@@ -113,6 +109,23 @@ func (d *Driver) saveState(ctx context.Context, m *machine, was status) (err err
 		return err
 	}
 	return m.setStatus(statusSuspended)
+}
+
+// goOn brings a machine whose save failed, or was given up half-way, back to
+// what it was.
+func goOn(ctx context.Context, m *machine, was status) error {
+	mon, err := m.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	if err := abandon(ctx, mon); err != nil {
+		return err
+	}
+	if was == statusPaused {
+		return nil
+	}
+	return mon.Execute(ctx, "cont", nil, nil)
 }
 
 // full adds ErrCapacity and a number to an error for which a full disk is the
