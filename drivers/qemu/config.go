@@ -31,7 +31,7 @@ type Config struct {
 	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
 	UserData     string `spec:"user_data" default:"" doc:"Script, beginning with #!, that is run once before a machine is warm; never with secrets."`
 	UserDataPath string `spec:"user_data_path" default:"" file:"true" doc:"File with such a script, read at start."`
-	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory."`
+	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory; not built in yet."`
 	Accelerator  string `spec:"accelerator" default:"auto" enum:"auto,kvm,tcg" doc:"auto takes KVM where a trial boot succeeds and emulation elsewhere, kvm and tcg take only that."`
 	AddressRange string `spec:"address_range" default:"127.77.0.0/16" doc:"Loopback network of which each machine gets one address; runners on one host need different ones."`
 	Binary       string `spec:"binary" default:"" doc:"QEMU's program, by default qemu-system-x86_64 or qemu-system-aarch64 from PATH; 7.2 or later."`
@@ -125,6 +125,9 @@ func Check(c *Config, p *drivers.Platform) []drivers.Problem {
 	if c.Egress {
 		bad("egress", "outbound connections are not built in yet: through QEMU's network a machine would reach this host's loopback, "+
 			"and with it the runner's own API; set it to false")
+	}
+	if c.Hibernate {
+		bad("hibernate", "not built in yet: warm machines wait paused in memory; remove it or set it to false (gitspaces are suspended without it)")
 	}
 	if err := checkUserData(c); err != nil {
 		bad(err.path, "%s", err.message)

@@ -65,7 +65,7 @@ func TestCheckFindsProblems(t *testing.T) {
 		"a file that is not there":    {func(c *qemu.Config, _ *drivers.Platform) { c.UserDataPath = dir + "/none" }, "user_data_path", "no such file"},
 		"both":                        {func(c *qemu.Config, _ *drivers.Platform) { c.UserDataPath, c.UserData = script, "#!" }, "user_data_path", "not both"},
 		"a script of a megabyte":      {func(c *qemu.Config, _ *drivers.Platform) { c.UserData = "#!" + strings.Repeat("x", 1<<20) }, "user_data", "more than the"},
-		"hibernate":                   {func(c *qemu.Config, _ *drivers.Platform) { c.Hibernate = true }, "", ""},
+		"hibernate":                   {func(c *qemu.Config, _ *drivers.Platform) { c.Hibernate = true }, "hibernate", "not built in yet: warm machines wait paused in memory"},
 		"an odd accelerator":          {func(c *qemu.Config, _ *drivers.Platform) { c.Accelerator = "hvf" }, "accelerator", "want auto, kvm or tcg"},
 		"addresses that are no range": {func(c *qemu.Config, _ *drivers.Platform) { c.AddressRange = "127.0.0.1" }, "address_range", "want a network such as"},
 		"addresses of others":         {func(c *qemu.Config, _ *drivers.Platform) { c.AddressRange = "10.0.0.0/16" }, "address_range", "not inside 127.0.0.0/8"},

@@ -90,11 +90,7 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	if err := d.host.checkMemory(r.memoryMB); err != nil {
 		return nil, nil, err
 	}
-	need := int64(0)
-	if d.cfg.Hibernate {
-		need = int64(r.memoryMB) * mib
-	}
-	if err := d.host.checkDisk(d.dir, need); err != nil {
+	if err := d.host.checkDisk(d.dir, 0); err != nil {
 		return nil, nil, err
 	}
 	return d.allocate(ctx, meta{

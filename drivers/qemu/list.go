@@ -5,6 +5,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -101,6 +102,23 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 		}
 	}
 	return l, nil
+}
+
+// Find looks at one machine as List looks at all.
+func (d *Driver) Find(ctx context.Context, ref drivers.Ref) (drivers.Instance, error) {
+	d.reap()
+	m, err := d.open(ref.Name)
+	if err != nil {
+		return drivers.Instance{}, err
+	}
+	known, err := d.observe(m, time.Now())
+	if err != nil {
+		return drivers.Instance{}, fmt.Errorf("find %s: %w", ref.Name, err)
+	}
+	if known.at.IsZero() {
+		known = d.confirm(ctx, m, known)
+	}
+	return m.instance(known.status, known.reason), nil
 }
 
 // observe finds a machine's status without disturbing it: from its lock, what
