@@ -93,6 +93,21 @@ func BenchmarkUnpause(b *testing.B) {
 	b.ReportMetric(ms(answered, n), "ms-answered")
 }
 
+// BenchmarkMonitor measures one question on a connection of its own, as
+// unpausing has one.
+func BenchmarkMonitor(b *testing.B) {
+	d, _ := fresh(b)
+	ref := created(b, d, "one")
+	if err := d.Pause(bounded(b), ref); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := d.AskMonitor(b.Context(), "one"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkSuspendResume measures the way to disk and back, the latter until
 // the machine has answered on its channel.
 func BenchmarkSuspendResume(b *testing.B) {
@@ -128,12 +143,12 @@ func BenchmarkSuspendResume(b *testing.B) {
 // takes of the host's memory for itself: pages it does not share with the
 // template, which exists once for all.
 func BenchmarkPausedMemory(b *testing.B) {
-	d, _ := fresh(b)
+	d, dir := fresh(b)
 	g := machine(b, d, "one")
 	if err := d.Pause(bounded(b), g.ref); err != nil {
 		b.Fatal(err)
 	}
-	pid := processes(b, "one")[0]
+	pid := processes(dir, "one")[0]
 	var own float64
 	for b.Loop() {
 		own = ownMiB(b, pid)

@@ -12,21 +12,17 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/drivertest"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
 )
 
-// heavy bounds the tests of the suite that have machines at the same time: two
-// cores emulate no more.
-var heavy = make(chan struct{}, 2)
-
 func TestConformance(t *testing.T) {
 	sharedDir(t) // not in the time of the first test
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
-		heavy <- struct{}{}
-		t.Cleanup(func() { <-heavy })
+		takeTurn(t)
 		c := &cloud{dir: dataDir(t)}
 		return drivertest.Harness{
 			Open: c.open,
@@ -41,7 +37,7 @@ func TestConformance(t *testing.T) {
 			HideFromList: func(testing.TB) { c.hide.Store(true) },
 			Kill: func(tb testing.TB, ref drivers.Ref) {
 				tb.Helper()
-				killMachine(tb, ref.Name)
+				c.kill(tb, ref.Name)
 			},
 			Full: func(tb testing.TB) drivers.Driver {
 				d := open(tb, c.dir)
@@ -57,9 +53,9 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func killMachine(tb testing.TB, name string) {
+func (c *cloud) kill(tb testing.TB, name string) {
 	tb.Helper()
-	for _, pid := range processes(tb, name) {
+	for _, pid := range processes(c.dir, name) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			tb.Error(err)
 		}
@@ -70,6 +66,8 @@ func killMachine(tb testing.TB, name string) {
 type cloud struct {
 	dir                          string
 	failCreate, loseAnswer, hide atomic.Bool
+	// held: a machine is held by somebody who will not let go.
+	held atomic.Bool
 }
 
 // troubled is a driver to which the faults of its cloud happen.
@@ -81,10 +79,13 @@ type troubled struct {
 func (c *cloud) open(tb testing.TB) drivers.Driver {
 	tb.Helper()
 	d := open(tb, c.dir)
+	if c.held.Load() {
+		d.SetDestroyPatience(50*time.Millisecond, 50*time.Millisecond)
+	}
 	d.SetHook(func(phase string) {
 		if phase == qemu.PhaseLoaded && c.failCreate.Swap(false) {
 			for _, name := range folders(tb, c.dir) {
-				killMachine(tb, name)
+				c.kill(tb, name)
 			}
 		}
 	})
@@ -122,7 +123,7 @@ func (c *cloud) existing(tb testing.TB) []string {
 	names := folders(tb, c.dir)
 	found := names
 	for _, name := range names {
-		for range processes(tb, name) {
+		for range processes(c.dir, name) {
 			found = append(found, "QEMU of "+name)
 		}
 	}
@@ -139,7 +140,9 @@ func (c *cloud) hold(tb testing.TB, ref drivers.Ref) func() {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		tb.Fatal(err)
 	}
+	c.held.Store(true)
 	return func() {
+		c.held.Store(false)
 		if err := f.Close(); err != nil {
 			tb.Error(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,9 @@ import (
 func child(role string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	d, err := qemu.New(options(os.Getenv("QEMU_TEST_DIR"), qemu.NewConfig(), os.Stderr))
+	cfg := qemu.NewConfig()
+	cfg.AddressRange = os.Getenv("QEMU_TEST_RANGE")
+	d, err := qemu.New(options(os.Getenv("QEMU_TEST_DIR"), cfg, os.Stderr))
 	if err == nil {
 		verb, arg, _ := strings.Cut(role, ":")
 		err = map[string]func(context.Context, *qemu.Driver, string) error{
@@ -154,6 +157,7 @@ func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
 }
 
 func TestAFullDiskLosesAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	d, dir := fresh(t)
 	if err := d.WarmTemplate(bounded(t)); err != nil {
 		t.Fatal(err)
@@ -179,7 +183,7 @@ func asRunner(t *testing.T, dir, role string) (*exec.Cmd, *bytes.Buffer) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), "QEMU_TEST_CHILD="+role, "QEMU_TEST_DIR="+dir)
+	cmd.Env = append(os.Environ(), "QEMU_TEST_CHILD="+role, "QEMU_TEST_DIR="+dir, "QEMU_TEST_RANGE="+addressRange(dir))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	return cmd, &stderr
@@ -197,8 +201,10 @@ func killedIn(t *testing.T, dir, role string) {
 }
 
 func TestRunnerKilledInsideCreate(t *testing.T) {
+	t.Parallel()
 	for _, phase := range qemu.CreatePhases {
 		t.Run(phase+", then destroyed", func(t *testing.T) {
+			t.Parallel()
 			d, dir := fresh(t)
 			if err := d.WarmTemplate(bounded(t)); err != nil {
 				t.Fatal(err)
@@ -214,21 +220,17 @@ func TestRunnerKilledInsideCreate(t *testing.T) {
 			if errs := d.Destroy(bounded(t), []drivers.Ref{{Name: "one"}}, drivers.DestroyOptions{}); errs[0] != nil {
 				t.Fatal(errs[0])
 			}
-			if left := folders(t, dir); len(left) != 0 {
-				t.Errorf("folders left: %v", left)
-			}
-			if pids := processes(t, "one"); len(pids) != 0 {
-				t.Errorf("processes left: %v", pids)
-			}
+			nothingLeft(t, dir)
 		})
 		t.Run(phase+", then created again", func(t *testing.T) {
+			t.Parallel()
 			d, dir := fresh(t)
 			if err := d.WarmTemplate(bounded(t)); err != nil {
 				t.Fatal(err)
 			}
 			killedIn(t, dir, "create:"+phase)
 			machine(t, d, "one")
-			if pids := processes(t, "one"); len(pids) != 1 {
+			if pids := processes(dir, "one"); len(pids) != 1 {
 				t.Errorf("processes: %v, want one", pids)
 			}
 		})
@@ -236,6 +238,7 @@ func TestRunnerKilledInsideCreate(t *testing.T) {
 }
 
 func TestRunnerKilledWhileAMachineRuns(t *testing.T) {
+	t.Parallel()
 	_, dir := fresh(t)
 	cmd, stderr := asRunner(t, dir, "run")
 	stdin, err := cmd.StdinPipe()
@@ -253,9 +256,10 @@ func TestRunnerKilledWhileAMachineRuns(t *testing.T) {
 	if err := gob.NewEncoder(stdin).Encode(id); err != nil {
 		t.Fatal(err)
 	}
-	line := make([]byte, 6)
-	if _, err := stdout.Read(line); err != nil || string(line) != "ready\n" {
-		t.Fatalf("child: %q, %v\n%s", line, err, stderr)
+	line := make([]byte, len("ready\n"))
+	if _, err := io.ReadFull(stdout, line); err != nil || string(line) != "ready\n" {
+		_ = cmd.Process.Kill() // unless it has ended
+		t.Fatalf("child: %q, %v, %v\n%s", line, err, cmd.Wait(), stderr)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -280,6 +284,7 @@ func TestRunnerKilledWhileAMachineRuns(t *testing.T) {
 }
 
 func TestRunnerKilledInsideSuspendAndResume(t *testing.T) {
+	t.Parallel()
 	d, dir := fresh(t)
 	g := machine(t, d, "one")
 	g.run(`echo kept >/tmp/f; export OUT=x`)
@@ -308,7 +313,7 @@ func TestRunnerKilledInsideSuspendAndResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	killedIn(t, dir, "resume:"+qemu.SavePhases[1])
-	if err := syscall.Kill(processes(t, "one")[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(processes(dir, "one")[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() bool { return find(t, d, "one").Status == drivers.StatusSuspended })
@@ -322,8 +327,9 @@ func TestRunnerKilledInsideSuspendAndResume(t *testing.T) {
 }
 
 func TestRunnerKilledWhileItMakesATemplate(t *testing.T) {
-	dir := t.TempDir() // its own templates
-	dataDirs.Store(dir, nil)
+	t.Parallel()
+	takeTurn(t)
+	dir := emptyDir(t) // its own templates
 	if err := os.Symlink(sharedDir(t)+"/images", dir+"/images"); err != nil {
 		t.Fatal(err)
 	}
@@ -331,44 +337,33 @@ func TestRunnerKilledWhileItMakesATemplate(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return len(templateQEMUs(t, dir)) == 1 })
+	eventually(t, func() bool { return len(templateQEMUs(dir)) == 1 })
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	if len(templateQEMUs(t, dir)) != 1 {
+	if len(templateQEMUs(dir)) != 1 {
 		t.Fatalf("QEMU ended with its runner:\n%s", stderr)
 	}
 	d := open(t, dir)
 	t.Cleanup(func() { cleanUp(t, d, dir) })
-	if qemus := templateQEMUs(t, dir); len(qemus) != 0 {
+	if qemus := templateQEMUs(dir); len(qemus) != 0 {
 		t.Errorf("left after a restart: %v", qemus)
 	}
 	machine(t, d, "one")
-	if qemus := templateQEMUs(t, dir); len(qemus) != 0 {
+	if qemus := templateQEMUs(dir); len(qemus) != 0 {
 		t.Errorf("left after the template was made: %v", qemus)
 	}
 }
 
 // templateQEMUs are the processes of templates being made in a directory.
-func templateQEMUs(t *testing.T, dir string) []int {
-	t.Helper()
-	entries, err := os.ReadDir(dir + "/templates")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	var pids []int
-	for _, e := range entries {
-		if e.IsDir() {
-			pids = append(pids, anyProcesses(t, e.Name())...)
-		}
-	}
-	return pids
+func templateQEMUs(dir string) []int {
+	return qemusIn(dir + "/templates/.new-")
 }
 
 func TestAddressesAreGivenOnceAcrossProcesses(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := emptyDir(t)
 	const runners = 4
 	outputs := make(chan string, runners)
 	for i := range runners {

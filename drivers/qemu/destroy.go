@@ -81,7 +81,7 @@ func (d *Driver) destroy(ctx context.Context, name string) error {
 // example because a save hangs, kills QEMU: whoever works on it fails then and
 // lets go.
 func (d *Driver) lockToDestroy(ctx context.Context, s seat) (func(), error) {
-	soon, cancel := context.WithTimeout(ctx, destroyPatience)
+	soon, cancel := context.WithTimeout(ctx, d.destroyWait)
 	unlock, err := s.lockOp(soon)
 	cancel()
 	if err == nil || errors.Is(err, drivers.ErrNotFound) || ctx.Err() != nil {
@@ -90,7 +90,7 @@ func (d *Driver) lockToDestroy(ctx context.Context, s seat) (func(), error) {
 	if err := s.killHolder(filepath.Base(s.path)); err != nil {
 		return nil, err
 	}
-	ctx, cancel = context.WithTimeoutCause(ctx, letGoPatience, errors.New("somebody else works on the machine and does not let go"))
+	ctx, cancel = context.WithTimeoutCause(ctx, d.letGo, errors.New("somebody else works on the machine and does not let go"))
 	defer cancel()
 	return s.lockOp(ctx)
 }

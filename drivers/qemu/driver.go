@@ -38,6 +38,9 @@ type Driver struct {
 	// hook is called with the name of each phase of Create and Suspend; tests
 	// end the process there.
 	hook func(phase string)
+	// destroyWait and letGo are destroyPatience and letGoPatience; tests have
+	// less.
+	destroyWait, letGo time.Duration
 
 	mu       sync.Mutex
 	children map[int]string     // process ids of QEMUs we started, to reap
@@ -95,6 +98,7 @@ func New(o drivers.Options) (*Driver, error) {
 	d := &Driver{
 		cfg: c, arch: arch, dir: filepath.Clean(o.DataDir), binary: c.Binary, addresses: addresses, uids: uids,
 		asRoot: os.Geteuid() == 0, userData: userData, log: o.Log, host: realHost(), hook: func(string) {},
+		destroyWait: destroyPatience, letGo: letGoPatience,
 		children: map[int]string{}, ends: map[string]ending{}, checked: map[string]checked{},
 	}
 	if d.binary == "" {

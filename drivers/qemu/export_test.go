@@ -2,7 +2,10 @@
 
 package qemu
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // SetHook lets a test see, or end the process at, the phases of Create.
 func (d *Driver) SetHook(f func(phase string)) { d.hook = f }
@@ -33,4 +36,22 @@ func (d *Driver) Allocate(ctx context.Context, name string) (string, error) {
 	}
 	unlock()
 	return m.Address, nil
+}
+
+// SetDestroyPatience replaces how long a destroy waits for who works on a
+// machine: before it ends QEMU under them, and after.
+func (d *Driver) SetDestroyPatience(soon, letGo time.Duration) { d.destroyWait, d.letGo = soon, letGo }
+
+// AskMonitor connects to a machine's monitor and asks it one thing.
+func (d *Driver) AskMonitor(ctx context.Context, name string) (string, error) {
+	m, err := d.open(name)
+	if err != nil {
+		return "", err
+	}
+	mon, err := m.monitor(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer mon.Close()
+	return runState(ctx, mon)
 }

@@ -3,7 +3,6 @@
 package qemu_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,10 +23,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,28 +35,75 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
 )
 
-// patience bounds every wait on a real machine: ten times what emulation takes
-// on a busy host.
-const patience = 90 * time.Second
+// patience bounds every wait on a real machine: a hundred times what emulation
+// takes on a quiet host.
+const patience = 2 * time.Minute
 
-// shared is what the tests of this package have in common: the image and the
-// templates made from it. The packages the image is made of stay in a cache of
-// the user's, so that they are fetched once.
+// heavy bounds the tests that have machines at the same time: a core emulates
+// one busy machine.
+var heavy = make(chan struct{}, max(2, min(8, runtime.NumCPU())))
+
+// shared is what the tests of this package have in common: the folder that
+// everything of theirs is in, a loopback network, the image and the templates
+// made from it. The packages the image is made of stay in a cache of the
+// user's, so that they are fetched once.
 var shared struct {
+	root    string
+	network int // 127.network.0.0/16 is ours
+	folders atomic.Int32
+
 	once sync.Once
-	dir  string
 	err  error
 }
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv("QEMU_TEST_CHILD"); role != "" {
+	switch role := os.Getenv("QEMU_TEST_CHILD"); role {
+	case "":
+		os.Exit(runTests(m))
+	case "guard":
+		os.Exit(guard(os.Getenv("QEMU_TEST_DIR")))
+	default:
 		os.Exit(child(role))
 	}
-	code := m.Run()
-	if shared.dir != "" {
-		_ = os.RemoveAll(shared.dir) // rubbish in the temporary folder at worst
+}
+
+// runTests runs the tests beside a process that ends what they leave running.
+func runTests(m *testing.M) int {
+	root, err := os.MkdirTemp("", "qemu-test-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	os.Exit(code)
+	shared.root = root
+	end, err := startGuard(root)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	network, release, err := claimNetwork()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shared.network = network
+	code := m.Run()
+	if err := errors.Join(release(), end()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// claimNetwork finds a loopback network that no other test process on this host
+// uses: an address of it is listened on for as long as this one lives.
+func claimNetwork() (network int, release func() error, err error) {
+	for n := 100; n < 250; n++ {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.%d.255.254:9078", n)); err == nil {
+			return n, l.Close, nil
+		}
+	}
+	return 0, nil, fmt.Errorf("no loopback network is free: %w", err)
 }
 
 // sharedDir makes image and agent once. It skips the test only where QEMU is
@@ -69,48 +116,44 @@ func sharedDir(tb testing.TB) string {
 		}
 		tb.Fatalf("%s is not installed; apt-get install qemu-system-x86 (or qemu-system-arm)", binary())
 	}
-	shared.once.Do(func() { shared.dir, shared.err = makeShared(tb.Logf) })
+	shared.once.Do(func() { shared.err = makeShared(shared.root, tb.Logf) })
 	if shared.err != nil {
 		tb.Fatal(shared.err)
 	}
-	return shared.dir
+	return shared.root
 }
 
 func binary() string {
 	return map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[runtime.GOARCH]
 }
 
-func makeShared(logf func(string, ...any)) (string, error) {
-	dir, err := os.MkdirTemp("", "qemu-test-*")
-	if err != nil {
-		return "", err
-	}
+func makeShared(dir string, logf func(string, ...any)) error {
 	cache := os.Getenv("TEST_IMAGE_DIR")
 	if cache == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
-			return dir, err
+			return err
 		}
 		cache = filepath.Join(user, "drone-runner-aws-test")
 	}
 	images := filepath.Join(dir, "images")
 	for _, d := range []string{filepath.Join(cache, "packages"), images, filepath.Join(dir, "templates")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
-			return dir, err
+			return err
 		}
 	}
 	if err := os.Symlink(filepath.Join(cache, "packages"), filepath.Join(images, ".cache")); err != nil {
-		return dir, err
+		return err
 	}
 	agent, err := buildAgent(dir)
 	if err != nil {
-		return dir, err
+		return err
 	}
 	_, err = image.Build(context.Background(), image.Options{
 		Dir: images, AgentPath: agent, AgentVersion: "test",
 		Progress: func(step string, _, _ int64) { logf("%s", step) },
 	})
-	return dir, err
+	return err
 }
 
 // buildAgent compiles the agent, or takes one that is there: for users who may
@@ -128,11 +171,25 @@ func buildAgent(dir string) (string, error) {
 	return agent, nil
 }
 
+// emptyDir is a new data directory without anything, gone after the test.
+func emptyDir(tb testing.TB) string {
+	tb.Helper()
+	dir := filepath.Join(shared.root, strconv.Itoa(int(shared.folders.Add(1))))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dir
+}
+
 // dataDir is a new data directory with the shared image and templates.
 func dataDir(tb testing.TB) string {
 	tb.Helper()
-	dir := tb.TempDir()
-	dataDirs.Store(dir, nil)
+	dir := emptyDir(tb)
 	for _, name := range []string{"images", "templates"} {
 		if err := os.Symlink(filepath.Join(sharedDir(tb), name), filepath.Join(dir, name)); err != nil {
 			tb.Fatal(err)
@@ -141,10 +198,21 @@ func dataDir(tb testing.TB) string {
 	return dir
 }
 
+// addressRange is the network of one data directory; its number is the
+// folder's name.
+func addressRange(dir string) string {
+	n, err := strconv.Atoi(filepath.Base(dir))
+	if err != nil {
+		panic(err)
+	}
+	return fmt.Sprintf("127.%d.%d.0/24", shared.network, n%250)
+}
+
 // open makes a driver on a data directory, as a started runner would.
 func open(tb testing.TB, dir string, change ...func(*qemu.Config)) *qemu.Driver {
 	tb.Helper()
 	cfg := qemu.NewConfig()
+	cfg.AddressRange = addressRange(dir)
 	for _, f := range change {
 		f(cfg)
 	}
@@ -162,13 +230,23 @@ func options(dir string, cfg *qemu.Config, log io.Writer) drivers.Options {
 	}
 }
 
-// fresh is a driver on a data directory of its own, emptied after the test.
+// fresh is a driver on a data directory of its own, emptied after the test. It
+// waits for its turn to have machines.
 func fresh(tb testing.TB, change ...func(*qemu.Config)) (*qemu.Driver, string) {
 	tb.Helper()
+	takeTurn(tb)
 	dir := dataDir(tb)
 	d := open(tb, dir, change...)
 	tb.Cleanup(func() { cleanUp(tb, d, dir) })
 	return d, dir
+}
+
+// takeTurn waits until the host has room for one more test with machines, and
+// keeps the place until the test has ended.
+func takeTurn(tb testing.TB) {
+	tb.Helper()
+	heavy <- struct{}{}
+	tb.Cleanup(func() { <-heavy })
 }
 
 // cleanUp destroys all machines and finds that nothing of them is left.
@@ -188,13 +266,17 @@ func cleanUp(tb testing.TB, d *qemu.Driver, dir string) {
 			tb.Error(err)
 		}
 	}
+	nothingLeft(tb, dir)
+}
+
+// nothingLeft finds neither folders nor processes of machines.
+func nothingLeft(tb testing.TB, dir string) {
+	tb.Helper()
 	if left := folders(tb, dir); len(left) != 0 {
-		tb.Errorf("folders left after destroy: %v", left)
+		tb.Errorf("folders left: %v", left)
 	}
-	for _, ref := range refs {
-		if pids := processes(tb, ref.Name); len(pids) != 0 {
-			tb.Errorf("processes left of %s: %v", ref.Name, pids)
-		}
+	if left := qemusIn(dir + "/machines/"); len(left) != 0 {
+		tb.Errorf("processes left: %v", left)
 	}
 }
 
@@ -214,53 +296,9 @@ func folders(tb testing.TB, dir string) []string {
 	return names
 }
 
-// dataDirs are the data directories of this process' tests, as keys.
-var dataDirs sync.Map
-
-// processes finds the QEMUs of a machine of these tests, zombies left out.
-// Others on this host may have machines of the same name.
-func processes(tb testing.TB, name string) []int {
-	tb.Helper()
-	return slices.DeleteFunc(anyProcesses(tb, name), func(pid int) bool { return !isOurs(pid) })
-}
-
-// isOurs says whether a process has a file of our data directories open.
-func isOurs(pid int) bool {
-	files, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "fd", "*"))
-	if err != nil {
-		return false
-	}
-	ours := false
-	for _, f := range files {
-		target, err := os.Readlink(f)
-		dataDirs.Range(func(dir, _ any) bool {
-			ours = ours || err == nil && strings.HasPrefix(target, dir.(string)+"/")
-			return !ours
-		})
-	}
-	return ours
-}
-
-// anyProcesses finds the QEMUs of a machine, whoever started them.
-func anyProcesses(tb testing.TB, name string) []int {
-	tb.Helper()
-	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var pids []int
-	for _, path := range found {
-		raw, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(raw, []byte("\x00guest="+name+"\x00")) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			if err != nil {
-				tb.Fatal(err)
-			}
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
+// processes finds the QEMUs of a machine. Others on this host may have machines
+// of the same name.
+func processes(dir, name string) []int { return qemusIn(filepath.Join(dir, "machines", name) + "/") }
 
 // bounded is the test's context with an end.
 func bounded(tb testing.TB) context.Context {
@@ -284,18 +322,25 @@ type guest struct {
 	id     drivers.Identity
 	addr   string
 	client *http.Client
+	setUp  bool // steps can be run
+}
+
+// created is a machine that runs and has no identity, for tests that need a
+// process and no agent.
+func created(tb testing.TB, d *qemu.Driver, name string) drivers.Ref {
+	tb.Helper()
+	ref, err := d.Create(bounded(tb), specOf(name))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ref
 }
 
 // machine creates and identifies one and proves that it answers.
 func machine(tb testing.TB, d *qemu.Driver, name string) *guest {
 	tb.Helper()
-	ctx := bounded(tb)
-	ref, err := d.Create(ctx, specOf(name))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	g := &guest{tb: tb, ref: ref, id: identityOf(tb, name)}
-	if err := d.Identify(ctx, ref, g.id); err != nil {
+	g := &guest{tb: tb, ref: created(tb, d, name), id: identityOf(tb, name)}
+	if err := d.Identify(bounded(tb), g.ref, g.id); err != nil {
 		tb.Fatal(err)
 	}
 	g.at(find(tb, d, name))
@@ -378,8 +423,11 @@ func (g *guest) run(command string) string {
 	steps.n++
 	id := fmt.Sprintf("step%d", steps.n)
 	steps.Unlock()
-	if _, err := g.call(http.MethodPost, "/setup", `{"network":{"id":"n"},"mount_docker_socket":false,"log_config":{},"ti_config":{}}`); err != nil {
-		g.tb.Fatal(err)
+	if !g.setUp {
+		if _, err := g.call(http.MethodPost, "/setup", `{"network":{"id":"n"},"mount_docker_socket":false,"log_config":{},"ti_config":{}}`); err != nil {
+			g.tb.Fatal(err)
+		}
+		g.setUp = true
 	}
 	raw, err := json.Marshal(map[string]any{
 		"id": id, "name": id, "kind": "Run", "log_key": id, "mount_docker_socket": false, "output_vars": []string{"OUT"},
