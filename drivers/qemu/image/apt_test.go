@@ -33,7 +33,7 @@ func (a *fakeApt) run(_ context.Context, dir, program string, args ...string) ([
 
 func newFetcher(t *testing.T, apt func(context.Context, string, string, ...string) ([]byte, error)) *fetcher {
 	t.Helper()
-	return &fetcher{cache: t.TempDir(), arch: "amd64", apt: apt, progress: func(string, int64, int64) {}}
+	return &fetcher{cache: t.TempDir(), arch: "amd64", osRelease: "/nonexistent", apt: apt, progress: func(string, int64, int64) {}}
 }
 
 func TestAptFindsTheNewestCloudKernelOnce(t *testing.T) {
@@ -49,7 +49,7 @@ func TestAptFindsTheNewestCloudKernelOnce(t *testing.T) {
 	}
 	f := newFetcher(t, apt.run)
 	for range 2 {
-		c, err := f.get(t.Context(), "kernel", Source{}, f.kernelDependency, false)
+		c, err := f.get(t.Context(), "kernel", Source{}, f.kernelPackage, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestAptFindsTheNewestCloudKernelOnce(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(f.cache, "linux-image-6.1.0-9-cloud-amd64_6.1.9-1_amd64.deb"), []byte("rotten"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.get(t.Context(), "kernel", Source{}, f.kernelDependency, false); err != nil || len(apt.calls) != 6 {
+	if _, err := f.get(t.Context(), "kernel", Source{}, f.kernelPackage, false); err != nil || len(apt.calls) != 6 {
 		t.Errorf("after rot: %v, %d calls of apt, want 6", err, len(apt.calls))
 	}
 }

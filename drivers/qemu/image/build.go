@@ -82,8 +82,8 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 			return nil, fmt.Errorf("build image %s: %w", o.Name, err)
 		}
 	}
-	f := &fetcher{cache: cache, arch: o.Arch, client: o.HTTP, progress: o.Progress, apt: runApt}
-	kernel, err := f.get(ctx, "kernel", o.Kernel, f.kernelDependency, o.Update)
+	f := &fetcher{cache: cache, arch: o.Arch, client: o.HTTP, progress: o.Progress, apt: runApt, osRelease: "/etc/os-release"}
+	kernel, modules, err := f.getKernel(ctx, o.Kernel, o.Update)
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
 	}
@@ -91,9 +91,13 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
 	}
-	img, err := assemble(ctx, o, agent, filepath.Join(cache, kernel.File), filepath.Join(cache, busybox.File), Manifest{
-		Name: o.Name, Arch: o.Arch, MinMemoryMB: TinyMinMemoryMB, Kernel: kernel.Package, Busybox: busybox.Package,
-	})
+	manifest := Manifest{Name: o.Name, Arch: o.Arch, MinMemoryMB: TinyMinMemoryMB, Kernel: kernel.Package, Busybox: busybox.Package}
+	kernelDebs := []string{filepath.Join(cache, kernel.File)}
+	if modules != nil {
+		manifest.KernelModules = &modules.Package
+		kernelDebs = append(kernelDebs, filepath.Join(cache, modules.File))
+	}
+	img, err := assemble(ctx, o, agent, kernelDebs, filepath.Join(cache, busybox.File), manifest)
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
 	}
@@ -139,9 +143,9 @@ func readAgent(o *Options) ([]byte, error) {
 }
 
 // assemble unpacks the packages and writes the image's folder.
-func assemble(ctx context.Context, o Options, agent []byte, kernelDeb, busyboxDeb string, m Manifest) (*Image, error) {
+func assemble(ctx context.Context, o Options, agent []byte, kernelDebs []string, busyboxDeb string, m Manifest) (*Image, error) {
 	o.Progress("unpacking the kernel", 0, -1)
-	k, err := readKernel(ctx, kernelDeb)
+	k, err := readKernel(ctx, kernelDebs)
 	if err != nil {
 		return nil, err
 	}
@@ -191,51 +195,56 @@ func assemble(ctx context.Context, o Options, agent []byte, kernelDeb, busyboxDe
 	return Inspect(o.Dir, o.Name)
 }
 
-// kernel is what an image takes from the kernel's package.
+// kernel is what an image takes from the kernel's packages.
 type kernel struct {
 	release string
 	image   []byte
 	modules []module
 }
 
-func readKernel(ctx context.Context, deb string) (kernel, error) {
+// readKernel reads the kernel's package and, where its modules have one of
+// their own, that too.
+func readKernel(ctx context.Context, debs []string) (kernel, error) {
 	var k kernel
 	have := map[string]module{}
 	packed := map[string]module{} // compressed modules, by name
 	builtin := map[string]bool{}
-	err := walkDeb(ctx, deb, func(name string, r io.Reader) error {
-		name = strings.TrimPrefix(name, "usr/")
-		release, isKernel := strings.CutPrefix(name, "boot/vmlinuz-")
-		switch {
-		case isKernel:
-			k.release = release
-			var err error
-			k.image, err = io.ReadAll(r)
-			return err
-		case path.Base(name) == "modules.builtin":
-			data, err := io.ReadAll(r)
-			builtin = parseBuiltin(data)
-			return err
-		case isModuleWeMayNeed(name):
-			data, err := io.ReadAll(r)
-			if err != nil {
+	for _, deb := range debs {
+		err := walkDeb(ctx, deb, func(name string, r io.Reader) error {
+			name = strings.TrimPrefix(name, "usr/")
+			release, isKernel := strings.CutPrefix(name, "boot/vmlinuz-")
+			switch {
+			case isKernel:
+				k.release = release
+				var err error
+				k.image, err = io.ReadAll(r)
 				return err
+			case path.Base(name) == "modules.builtin":
+				data, err := io.ReadAll(r)
+				builtin = parseBuiltin(data)
+				return err
+			case isModuleWeMayNeed(name):
+				data, err := io.ReadAll(r)
+				if err != nil {
+					return err
+				}
+				base, suffix, _ := strings.Cut(name, ".ko")
+				m := module{path: base + ".ko", data: data}
+				if suffix == "" {
+					have[moduleName(name)] = m
+				} else {
+					packed[moduleName(name)+suffix] = m
+				}
 			}
-			base, suffix, _ := strings.Cut(name, ".ko")
-			m := module{path: base + ".ko", data: data}
-			if suffix == "" {
-				have[moduleName(name)] = m
-			} else {
-				packed[moduleName(name)+suffix] = m
-			}
+			return nil
+		})
+		if err != nil {
+			return k, err
 		}
-		return nil
-	})
-	if err != nil {
-		return k, err
 	}
+	deb := debs[len(debs)-1]
 	if k.image == nil {
-		return k, fmt.Errorf("%s: no kernel in the package", deb)
+		return k, fmt.Errorf("%s: no kernel in the package", debs[0])
 	}
 	for name, m := range packed {
 		base, suffix, _ := strings.Cut(name, ".")
@@ -248,6 +257,7 @@ func readKernel(ctx context.Context, deb string) (kernel, error) {
 		}
 		have[base] = m
 	}
+	var err error
 	k.modules, err = loadOrder(have, builtin)
 	if err != nil {
 		return k, fmt.Errorf("%s: %w", deb, err)

@@ -35,14 +35,19 @@ type cached struct {
 	File string `json:"file"`
 	// URL is where it came from, "apt" if from there.
 	URL string `json:"url"`
+	// Modules is the package with the kernel's modules, as apt takes it, where
+	// they are not in the kernel's own: on Ubuntu.
+	Modules string `json:"modules,omitempty"`
 }
 
-// fetcher gets the two packages an image is made of.
+// fetcher gets the packages an image is made of.
 type fetcher struct {
-	cache    string
-	arch     string
-	client   *http.Client
-	progress func(step string, done, total int64)
+	cache string
+	arch  string
+	// osRelease is the file that says which distribution this host is.
+	osRelease string
+	client    *http.Client
+	progress  func(step string, done, total int64)
 	// apt runs a program of apt in dir and returns its output. Tests replace it.
 	apt func(ctx context.Context, dir, program string, args ...string) ([]byte, error)
 }
@@ -93,26 +98,6 @@ func (f *fetcher) remember(part string, c cached) error {
 	return writeAtomic(f.record(part), append(raw, '\n'))
 }
 
-// kernelDependency finds the package that linux-image-cloud-<arch>, which only
-// depends on the newest kernel, stands for.
-func (f *fetcher) kernelDependency(ctx context.Context) (string, error) {
-	meta := "linux-image-cloud-" + f.arch
-	p, err := f.show(ctx, meta)
-	if err != nil {
-		return "", err
-	}
-	for dep := range strings.SplitSeq(p["Depends"], ",") {
-		name, version, _ := strings.Cut(strings.TrimSpace(dep), " ")
-		if strings.HasPrefix(name, "linux-image-") {
-			if v := strings.Trim(version, "(=) "); v != "" {
-				name += "=" + v
-			}
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("package %s depends on no linux-image", meta)
-}
-
 // fromApt downloads "name" or "name=version" with apt-get, which checks it
 // against the distribution's signatures, and compares the checksum once more.
 func (f *fetcher) fromApt(ctx context.Context, part, name string) (cached, error) {
@@ -122,6 +107,7 @@ func (f *fetcher) fromApt(ctx context.Context, part, name string) (cached, error
 	}
 	size, _ := strconv.ParseInt(p["Size"], 10, 64) // for the progress only
 	c := cached{Package: Package{Name: p["Package"], Version: p["Version"], SHA256: p["SHA256"]}, URL: "apt"}
+	c.Modules = dependency(p["Depends"], "linux-modules-")
 	c.File = fileName(c.Package, f.arch)
 	f.progress(part+": fetching "+c.Name+" "+c.Version+" with apt-get", 0, size)
 	dir, err := os.MkdirTemp(f.cache, aptPrefix+"*")
@@ -158,8 +144,8 @@ func (f *fetcher) show(ctx context.Context, name string) (map[string]string, err
 }
 
 // offlineHelp is what a person without network or apt can do.
-const offlineHelp = "give the packages linux-image-<version>-cloud-<arch> and busybox-static as URL or file with their SHA-256, " +
-	"or copy the image's folder from a host that has it"
+const offlineHelp = "give the packages linux-image-<version>-cloud-<arch> and busybox-static as URL or file with their SHA-256 " +
+	"(--kernel-url, --busybox-url), or copy the image's folder from a host that has it"
 
 // parseControl reads the first paragraph of Debian's control format; lines that
 // continue a field are not needed here and dropped.

@@ -38,8 +38,10 @@ type Manifest struct {
 	// KernelRelease is what uname -r says inside.
 	KernelRelease string  `json:"kernel_release"`
 	Kernel        Package `json:"kernel"`
-	Busybox       Package `json:"busybox"`
-	Agent         Agent   `json:"agent"`
+	// KernelModules is the package of the kernel's modules, if it has its own.
+	KernelModules *Package `json:"kernel_modules,omitempty"`
+	Busybox       Package  `json:"busybox"`
+	Agent         Agent    `json:"agent"`
 	// MinMemoryMB is the least memory it boots with, in MiB.
 	MinMemoryMB int `json:"min_memory_mb"`
 	// Modules are loaded by the agent, in this order.
