@@ -5,10 +5,12 @@
 set -euo pipefail
 need_go
 version=$1
+# Every finding, not the first of each kind.
+run=(run --max-same-issues 0 --max-issues-per-linter 0 ./...)
 built=$(go env GOPATH)/bin/golangci-lint
 for program in golangci-lint "$built"; do
 	if "$program" version 2>/dev/null | grep -qF "version ${version#v} "; then
-		exec "$program" run ./...
+		exec "$program" "${run[@]}"
 	fi
 done
 mkdir -p .run
@@ -19,4 +21,4 @@ if ! GOFLAGS=-mod=mod GOBIN=${built%/*} go install "github.com/golangci/golangci
 	go vet ./...
 	exec go tool staticcheck ./...
 fi
-exec "$built" run ./...
+exec "$built" "${run[@]}"

@@ -126,7 +126,7 @@ else
 	stage "local machines" driver
 	stage "without cgo" cgoless
 	stage "agent, all platforms" agents
-	stage "fuzz, briefly" scripts/fuzz.sh "${FUZZTIME:-2s}"
+	stage "fuzz, briefly" scripts/fuzz.sh "${FUZZTIME:-1s}"
 	stage "end to end" machines
 fi
 

@@ -152,10 +152,11 @@ func TestMarkOfADataDirectory(t *testing.T) {
 		return m
 	}
 	one, two := t.TempDir(), t.TempDir()
-	if mark(one) != mark(one) {
-		t.Error("the mark does not last")
+	first := mark(one)
+	if again := mark(one); again != first {
+		t.Errorf("the mark does not last: %s, then %s", first, again)
 	}
-	if mark(one) == mark(two) {
+	if first == mark(two) {
 		t.Error("two folders have one mark")
 	}
 	copied := t.TempDir()
@@ -166,7 +167,7 @@ func TestMarkOfADataDirectory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(copied, markFile), id, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if mark(one) == mark(copied) {
+	if first == mark(copied) {
 		t.Error("a copy passes for the original")
 	}
 	if _, err := runnerMark(filepath.Join(one, "nosuch")); err == nil {
