@@ -22,7 +22,7 @@ func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	if err != nil {
 		return err
 	}
-	if ended.Outcome == EndNow {
+	if ended.Outcome != EndStale {
 		m.steps.forget(r.Lease)
 	}
 	if ended.Outcome == EndUnknown && r.Known != nil {
