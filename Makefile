@@ -21,7 +21,7 @@ build: ## build both programs into bin/
 test: ## install what the tests need, then everything CI does; prints a table of stages
 	@scripts/test.sh
 
-check: ## what needs no installing: vet, format, staticcheck, tree checks, go.mod, unit tests
+check: ## what needs no installing: vet, format, staticcheck, tree checks, go.mod, unit tests, a short simulation
 	@scripts/test.sh quick
 
 race: ## unit tests with the race detector

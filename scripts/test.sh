@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # make test: installs what the tests need, runs every stage, prints a table, and
 # fails if a stage did. A stage that fails does not keep the others from running.
-# "test.sh quick" leaves out what needs installing and what takes minutes.
+# "test.sh quick" leaves out what needs installing and what takes minutes: real
+# machines, Postgres, the race detector, all but a few seeds.
 . "$(dirname "$0")/lib.sh"
 set -uo pipefail
 need_go
@@ -56,13 +57,13 @@ vet() {
 
 static() { go tool staticcheck ./... && go tool staticcheck -tags e2e "${tagged[@]}" && go tool staticcheck -tags bench ./cmd/drone-runner-aws; }
 
-# unit: everything that has no stage of its own. Two packages have: simulated
-# hours take minutes under the race detector, and so do real machines.
+# unit FLAGS…: everything that has no stage of its own. Two packages have:
+# simulated hours take minutes under the race detector, and so do real machines.
 unit() {
 	local list
 	list=$(go list ./... | grep -vE '/(internal/sim|drivers/qemu)$') || return 1
 	# shellcheck disable=SC2086 # one word per package
-	go test -race -shuffle=on -timeout 20m $list
+	go test -timeout 20m "$@" $list
 }
 
 simulation() { go test -count=1 -timeout 20m ./internal/sim -sim.seeds=24 && go test -race -count=1 -timeout 20m -run '^TestSimulation$' ./internal/sim -sim.seeds=4; }
@@ -112,7 +113,8 @@ stage "staticcheck" static
 stage "tree (imports, docs)" go test -count=1 ./internal/archtest
 stage "go mod tidy -diff" go mod tidy -diff
 if [ "$mode" = quick ]; then
-	stage "unit tests" go test ./...
+	stage "unit tests" unit
+	stage "simulation" go test ./internal/sim -sim.seeds=4
 else
 	pg=$(mktemp -d "${TMPDIR:-/tmp}/runner-pg.XXXXXX")
 	if dsn=$(scripts/postgres.sh start "$pg"); then
@@ -121,7 +123,7 @@ else
 	else
 		stage "postgres server" false
 	fi
-	stage "unit tests, race" unit
+	stage "unit tests, race" unit -race -shuffle=on
 	stage "simulation" simulation
 	stage "local machines" driver
 	stage "without cgo" cgoless
