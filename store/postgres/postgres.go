@@ -295,6 +295,16 @@ func (b *backend) Read(ctx context.Context, run func(context.Context, core.Tx) e
 	return b.outcome(ctx, run(ctx, tx{b, t}))
 }
 
+// Look is Read without a transaction.
+func (b *backend) Look(ctx context.Context, run func(context.Context, core.Tx) error) error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.closed {
+		return errClosed
+	}
+	return b.outcome(ctx, run(ctx, tx{b, b.db}))
+}
+
 // Close waits for running operations and closes the connections. Closing twice
 // is no error.
 func (b *backend) Close() error {
@@ -367,10 +377,14 @@ func (b *backend) explain(err error) error {
 	return fmt.Errorf("%w: %s: %w", pool.ErrUnavailable, b.name, err)
 }
 
-// tx is one transaction.
+// tx is one transaction, or for Look the connections themselves.
 type tx struct {
 	b *backend
-	t *sql.Tx
+	t interface {
+		ExecContext(ctx context.Context, text string, args ...any) (sql.Result, error)
+		QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+		QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
+	}
 }
 
 // Exec implements core.Tx.

@@ -1,9 +1,10 @@
 // Package sqlite is pool.Store on one SQLite file, for one runner.
 //
-// One goroutine writes. It takes the operations that wait, runs each in a
-// savepoint of its own, commits them together and only then answers, so that a
-// hundred callers share one sync of the disk and an answer is always durable.
-// Readers use other connections and never wait for it. Beside the file lies
+// One goroutine writes. It takes the operations that wait, runs one after the
+// other in one transaction, commits them together and only then answers, so that
+// a hundred callers share one sync of the disk and an answer is always durable.
+// One that fails half way is left out and the others are run again. Readers use
+// other connections, with their own prepared statements, and never wait for it. Beside the file lies
 // <file>.lock, held while the store is open: two runners on one file would both
 // believe that they own its machines.
 //

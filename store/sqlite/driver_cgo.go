@@ -5,11 +5,8 @@ package sqlite
 import (
 	"errors"
 	"net/url"
-	"strconv"
 
 	"github.com/mattn/go-sqlite3"
-
-	"github.com/vm-runner/drone-runner-aws/store/internal/core"
 )
 
 // library names the SQLite library of this build, for logs.
@@ -23,12 +20,13 @@ func dsn(path string, reader bool, sync Sync) string {
 	q := url.Values{
 		"_busy_timeout": {"0"},
 		"_foreign_keys": {"1"},
-		"_synchronous":  {string(sync)},
+		// database/sql lets one goroutine at a time use a connection.
+		"_mutex":       {"no"},
+		"_synchronous": {string(sync)},
 	}
 	if reader {
 		q.Set("_query_only", "1")
 		q.Set("_busy_timeout", readerBusyMS)
-		q.Set("_stmt_cache_size", strconv.Itoa(int(core.NumStmts)))
 		q.Set("mode", "rw")
 	}
 	return fileURI(path) + "?" + q.Encode()

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -135,7 +136,13 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 	}
 	ro.SetMaxOpenConns(readers)
 	ro.SetMaxIdleConns(readers)
-	b := &backend{path: path, log: o.Log, now: o.Now, lock: lock, db: db, ro: ro, text: core.Portable()}
+	b := &backend{path: path, log: o.Log, now: o.Now, lock: lock, db: db, ro: ro, text: core.Portable(), readers: make(chan *reader, readers)}
+	for range readers {
+		b.readers <- &reader{}
+	}
+	for k, text := range b.text {
+		b.reads[k] = strings.HasPrefix(text, "SELECT ")
+	}
 	if err := b.start(context.WithoutCancel(ctx)); err != nil {
 		_ = ro.Close() // the first error is the one to tell
 		return nil, explain(path, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -46,20 +45,23 @@ type backend struct {
 	// beforeCommit is for tests of failing commits.
 	beforeCommit func() error
 
-	// tainted says that an operation left something open on conn.
+	// reads says of each statement that it changes nothing.
+	reads [core.NumStmts]bool
+	// wrote says that the operation at work has changed something.
+	wrote bool
+	// tainted says that an operation may have left something open on conn.
 	tainted bool
 
-	ro *sql.DB
+	// ro has the readers' connections; readers are those that are free.
+	ro      *sql.DB
+	readers chan *reader
 }
 
-// The statements around operations.
+// The statements around groups.
 const (
 	begin = iota
 	commit
 	rollback
-	save
-	release
-	undo
 	numMarks
 )
 
@@ -67,9 +69,6 @@ var markTexts = [numMarks]string{
 	begin:    "BEGIN IMMEDIATE",
 	commit:   "COMMIT",
 	rollback: "ROLLBACK",
-	save:     "SAVEPOINT op",
-	release:  "RELEASE op",
-	undo:     "ROLLBACK TO op",
 }
 
 // The states of an operation.
@@ -192,9 +191,14 @@ func (b *backend) loop(ctx context.Context) {
 
 // group commits first and whatever waits behind it together, and returns the
 // operations with their outcomes. It never waits for more to come.
+//
+// No savepoint guards the operations from each other: nearly all that fail do so
+// before they have changed anything, and then there is nothing to take back. One
+// that fails half way takes the transaction with it; the others are done again
+// without it, and the group ends there.
 func (b *backend) group(ctx context.Context, first *op, group []*op) []*op {
 	broken := b.begin(ctx)
-	undone := false
+	undone, spoilt := false, false
 	for o := first; o != nil; {
 		switch {
 		case !o.state.CompareAndSwap(waiting, taken):
@@ -207,11 +211,13 @@ func (b *backend) group(ctx context.Context, first *op, group []*op) []*op {
 			group = append(group, o)
 		default:
 			group = append(group, o)
-			o.err, broken = b.runOp(o)
-			undone = broken != nil
+			if spoilt = b.runOp(o); spoilt {
+				broken = b.again(ctx, group)
+				undone = broken != nil
+			}
 		}
 		o = nil
-		if broken == nil && len(group) < groupLimit {
+		if broken == nil && !spoilt && len(group) < groupLimit {
 			select {
 			case o = <-b.ops:
 			default:
@@ -231,10 +237,6 @@ func (b *backend) group(ctx context.Context, first *op, group []*op) []*op {
 				o.err = failure
 			}
 		}
-	}
-	if b.tainted {
-		b.tainted = false
-		b.disconnect()
 	}
 	for _, o := range group {
 		_, o.err = core.Settle(o.err)
@@ -276,38 +278,42 @@ func (b *backend) commit(ctx context.Context) error {
 // abort takes back the transaction. A connection that cannot even do that is
 // given up, which takes it back too.
 func (b *backend) abort(ctx context.Context) {
-	if _, err := b.marks[rollback].ExecContext(ctx); err != nil {
-		b.disconnect()
+	if !b.tainted {
+		if _, err := b.marks[rollback].ExecContext(ctx); err == nil {
+			return
+		}
 	}
+	b.tainted = false
+	b.disconnect()
 }
 
-// runOp runs one operation in its savepoint. err is the operation's own
-// outcome; broken is set if the whole group is lost by it.
-func (b *backend) runOp(o *op) (err, broken error) { //nolint:revive // two errors, of two owners
-	ctx := context.WithoutCancel(o.ctx)
-	if _, err := b.marks[save].ExecContext(ctx); err != nil {
+// again takes back a transaction that the last operation of group has spoilt,
+// and does what had succeeded before it once more. What failed keeps its answer.
+func (b *backend) again(ctx context.Context, group []*op) error {
+	for spoilt := true; spoilt; {
 		b.abort(ctx)
-		return nil, err
-	}
-	err = b.guarded(ctx, o)
-	if keep, _ := core.Settle(err); keep {
-		if _, rerr := b.marks[release].ExecContext(ctx); rerr != nil {
-			b.abort(ctx)
-			return nil, rerr
+		if err := b.begin(ctx); err != nil {
+			return err
 		}
-		return err, nil
+		spoilt = false
+		for _, o := range group {
+			if kept, _ := core.Settle(o.err); kept && !spoilt {
+				spoilt = b.runOp(o)
+			}
+		}
 	}
-	if _, uerr := b.marks[undo].ExecContext(ctx); uerr != nil {
-		// SQLite takes back the whole transaction by itself when the disk is
-		// full or failing; the savepoint is gone then.
-		b.abort(ctx)
-		return err, errors.Join(err, uerr)
-	}
-	if _, rerr := b.marks[release].ExecContext(ctx); rerr != nil {
-		b.abort(ctx)
-		return err, rerr
-	}
-	return err, nil
+	return nil
+}
+
+// runOp runs one operation. spoilt says that it failed and may have left
+// something behind in the transaction, or that this may be gone: what the
+// disk's failures do to it SQLite does not promise. A statement that a
+// constraint refused has taken itself back.
+func (b *backend) runOp(o *op) (spoilt bool) {
+	b.wrote = false
+	o.err = b.guarded(context.WithoutCancel(o.ctx), o)
+	kept, _ := core.Settle(o.err)
+	return !kept && (b.wrote || b.tainted || !core.Ours(o.err) && codeOf(o.err) != codeConstraint)
 }
 
 // guarded keeps a panic in an operation from ending the writer, and with it
@@ -348,7 +354,9 @@ func (t writeTx) Exec(ctx context.Context, s core.Stmt, args ...any) (int64, err
 	if err != nil {
 		return 0, err
 	}
-	return res.RowsAffected()
+	n, err := res.RowsAffected()
+	t.b.wrote = t.b.wrote || n != 0 || err != nil
+	return n, err
 }
 
 // Query implements core.Tx.
@@ -357,11 +365,13 @@ func (t writeTx) Query(ctx context.Context, s core.Stmt, args ...any) (*sql.Rows
 	if err != nil {
 		return nil, err
 	}
+	t.b.wrote = t.b.wrote || !t.b.reads[s]
 	return st.QueryContext(ctx, args...)
 }
 
 // QueryText implements core.Tx.
 func (t writeTx) QueryText(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	t.b.wrote = true
 	return t.b.conn.QueryContext(ctx, text, args...)
 }
 

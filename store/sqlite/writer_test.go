@@ -86,12 +86,13 @@ func grouped(t *testing.T, s *sqlite.Inner, n int, launch func(), held func() er
 	t.Helper()
 	started, answer := make(chan struct{}), make(chan error, 1)
 	free := make(chan struct{})
-	var once sync.Once
+	var begun, once sync.Once
 	release := func() { once.Do(func() { close(free) }) }
 	defer release()
 	go func() {
 		answer <- s.Write(t.Context(), func(context.Context, core.Tx) error {
-			close(started)
+			// It may be run again; see core.Backend.
+			begun.Do(func() { close(started) })
 			<-free
 			return held()
 		})
@@ -189,6 +190,64 @@ func TestAFailingOperationLeavesItsGroupAlone(t *testing.T) {
 			}
 			if got := noted(t, s); len(got) != n+1 {
 				t.Errorf("the store has %v", got)
+			}
+		})
+	}
+}
+
+// TestWhatFailsHalfWayLeavesNothing has operations that change something before
+// they fail, among others that share their commit.
+func TestWhatFailsHalfWayLeavesNothing(t *testing.T) {
+	t.Parallel()
+	reason := errors.New("of a test")
+	for name, fail := range map[string]func() error{
+		"an error of the contract": func() error { return fmt.Errorf("%w: %w", pool.ErrConflict, reason) },
+		"another error":            func() error { return reason },
+		"a panic":                  func() error { panic(reason) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := inner(t, sqlite.Options{}, nil)
+			half := func(k int) error {
+				return s.Write(t.Context(), func(ctx context.Context, tx core.Tx) error {
+					if _, err := tx.Exec(ctx, core.InsertEvent, int64(1), "", "", "", int64(0), fmt.Sprint("half-", k), ""); err != nil {
+						return err
+					}
+					return fail()
+				})
+			}
+			const n = 24
+			var wg sync.WaitGroup
+			if err := grouped(t, s, n, func() {
+				for k := range n {
+					wg.Go(func() {
+						if k%3 == 1 {
+							if err := half(k); err == nil || !strings.Contains(err.Error(), reason.Error()) {
+								t.Errorf("what failed was answered %v", err)
+							}
+							return
+						}
+						if err := note(t.Context(), s, fmt.Sprint("kept-", k)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}, func() error { return nil }); err != nil {
+				t.Error(err)
+			}
+			wg.Wait()
+			got := noted(t, s)
+			if len(got) != n-n/3 {
+				t.Errorf("the store has %v", got)
+			}
+			for k := range n {
+				if kept := got[fmt.Sprint("kept-", k)]; kept != (k%3 != 1) {
+					t.Errorf("operation %d is in the store: %t", k, kept)
+				}
+			}
+			events, err := s.Events(t.Context(), pool.EventQuery{})
+			if err != nil || len(events) != len(got) {
+				t.Errorf("%d events of %d operations, %v", len(events), len(got), err)
 			}
 		})
 	}

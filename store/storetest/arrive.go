@@ -260,6 +260,20 @@ var arriveTests = []test{
 		a.Now = until
 		h.arrive(a)
 	}},
+	{"a tombstone refuses although a machine is warm, which stays so", func(h *harness) {
+		h.pools(5, "a")
+		i := h.warm("a")
+		until := h.tick().Add(10 * time.Minute)
+		_, err := h.End(h.ctx, pool.Ending{Lease: pool.LeaseKey{ID: "build-1"}, Tombstone: until, Now: h.now})
+		h.no(err)
+		_, err = h.Arrive(h.ctx, h.arrival("build-1", "a"))
+		h.is(err, pool.ErrDestroyedFirst)
+		h.equal("machine", h.get(i.ID).State, pool.Warm)
+		if g := h.arrive(h.arrival("build-2", "a")); !g.Claimed || g.Instance.ID != i.ID {
+			h.Errorf("another setup got %+v", g)
+		}
+		h.sound()
+	}},
 	{"ids are compared byte for byte", func(h *harness) {
 		h.pools(50, "a")
 		ids := []string{

@@ -12,14 +12,19 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// Bench measures a store: claims answered durably, whole lives of machines, a
-// given rate of claims, and what the size of a pool and of the past cost.
+// Bench measures a store: claims answered durably, whole lives of machines,
+// each operation by itself, a given rate of claims, and what the size of a pool
+// and of the past cost. Beside the time it tells what an operation costs of the
+// processors (cpu-us/op), which says more where several share them.
 func Bench(b *testing.B, open Open) {
 	for _, claimers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("claim/claimers=%d", claimers), func(b *testing.B) { benchClaim(b, open(b), claimers) })
 	}
 	for _, claimers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("cycle/claimers=%d", claimers), func(b *testing.B) { benchCycle(b, open(b), claimers) })
+	}
+	for _, o := range benchOps {
+		b.Run("op/"+o.name, func(b *testing.B) { benchOp(b, open(b), o) })
 	}
 	b.Run("open/rate=5000", func(b *testing.B) { benchOpenLoop(b, open(b), 5000) })
 	for _, size := range []int{10, 100, 1000} {
@@ -53,10 +58,16 @@ func (r *rig) no(err error) {
 // key and certificate sizes of the machines' real identities.
 var benchPEM = [2][]byte{make([]byte, 240), make([]byte, 750)}
 
-// warm takes one machine from its intent to warm.
-func (r *rig) warm() {
-	n := r.n.Add(1)
-	id := fmt.Sprintf("i%08d", n)
+// warm takes one machine from its intent to warm and returns its id.
+func (r *rig) warm() string {
+	id := r.intend()
+	r.accept(id)
+	r.prove(id)
+	return id
+}
+
+func (r *rig) intend() string {
+	id := fmt.Sprintf("i%08d", r.n.Add(1))
 	identity := identity(id)
 	identity.CAKey, identity.Key, identity.CACert, identity.Cert = benchPEM[0], benchPEM[0], benchPEM[1], benchPEM[1]
 	_, err := r.Intend(r.ctx, pool.Intent{Instance: pool.Instance{
@@ -65,9 +76,16 @@ func (r *rig) warm() {
 		Created: start, Due: start.Add(time.Minute), Deadline: start.Add(100 * time.Hour),
 	}, Now: start})
 	r.no(err)
-	_, err = r.Accepted(r.ctx, pool.Acceptance{ID: id, CloudID: "cloud-" + id, Address: "10.0.0.1", Port: 9079, Due: start, Now: start})
+	return id
+}
+
+func (r *rig) accept(id string) {
+	_, err := r.Accepted(r.ctx, pool.Acceptance{ID: id, CloudID: "cloud-" + id, Address: "10.0.0.1", Port: 9079, Due: start, Now: start})
 	r.no(err)
-	_, _, err = r.Proven(r.ctx, pool.Proof{ID: id, AgentVersion: "1", Due: start.Add(time.Hour), LeaseDue: start.Add(time.Minute), Now: start})
+}
+
+func (r *rig) prove(id string) {
+	_, _, err := r.Proven(r.ctx, pool.Proof{ID: id, AgentVersion: "1", Due: start.Add(time.Hour), LeaseDue: start.Add(time.Minute), Now: start})
 	r.no(err)
 }
 
@@ -94,37 +112,52 @@ func (r *rig) arrive() pool.Grant {
 	return g
 }
 
-func (r *rig) end(g pool.Grant) {
-	e, err := r.End(r.ctx, pool.Ending{Lease: g.Lease.Key(), Reason: "destroyed", Now: start})
-	r.no(err)
-	if e.Instance == nil {
-		return
-	}
-	_, err = r.Change(r.ctx, pool.Change{ID: e.Instance.ID, From: []pool.InstanceState{pool.Destroying}, To: pool.Gone, Now: start})
+func (r *rig) activate(g pool.Grant) {
+	_, err := r.Activate(r.ctx, g.Lease.Key(), start.Add(time.Hour), start)
 	r.no(err)
 }
 
-// share divides b.N calls among goroutines and measures each.
-func (r *rig) share(goroutines int, do func()) {
+func (r *rig) end(g pool.Grant) {
+	e, err := r.End(r.ctx, pool.Ending{Lease: g.Lease.Key(), Reason: "destroyed", Now: start})
+	r.no(err)
+	if e.Instance != nil {
+		r.gone(e.Instance.ID)
+	}
+}
+
+func (r *rig) gone(id string) {
+	_, err := r.Change(r.ctx, pool.Change{ID: id, From: []pool.InstanceState{pool.Destroying}, To: pool.Gone, Now: start})
+	r.no(err)
+}
+
+// share divides b.N calls among goroutines and measures each. unit is what is
+// counted per second.
+func (r *rig) share(goroutines int, unit string, do func(k int)) {
 	var next atomic.Int64
 	took := make([][]time.Duration, goroutines)
 	var wg sync.WaitGroup
 	r.b.ResetTimer()
+	used := cpuTime()
 	for w := range goroutines {
 		wg.Go(func() {
-			for next.Add(1) <= int64(r.b.N) {
+			for {
+				k := int(next.Add(1)) - 1
+				if k >= r.b.N {
+					return
+				}
 				begun := time.Now()
-				do()
+				do(k)
 				took[w] = append(took[w], time.Since(begun))
 			}
 		})
 	}
 	wg.Wait()
+	used = cpuTime() - used
 	r.b.StopTimer()
-	r.report(slices.Concat(took...))
+	r.report(slices.Concat(took...), used, unit)
 }
 
-func (r *rig) report(took []time.Duration) {
+func (r *rig) report(took []time.Duration, used time.Duration, unit string) {
 	slices.Sort(took)
 	if len(took) == 0 {
 		return
@@ -133,7 +166,10 @@ func (r *rig) report(took []time.Duration) {
 	r.b.ReportMetric(ms(took[len(took)/2]), "p50-ms")
 	r.b.ReportMetric(ms(took[len(took)*99/100]), "p99-ms")
 	if s := r.b.Elapsed().Seconds(); s > 0 {
-		r.b.ReportMetric(float64(len(took))/s, "claims/s")
+		r.b.ReportMetric(float64(len(took))/s, unit+"/s")
+	}
+	if used > 0 {
+		r.b.ReportMetric(float64(used.Microseconds())/float64(len(took)), "cpu-us/op")
 	}
 }
 
@@ -142,7 +178,7 @@ func (r *rig) report(took []time.Duration) {
 func benchClaim(b *testing.B, s pool.Store, claimers int) {
 	r := newRig(b, s, 1<<30)
 	r.warmAll(b.N)
-	r.share(claimers, func() {
+	r.share(claimers, "claims", func(int) {
 		if !r.arrive().Claimed {
 			r.no(fmt.Errorf("no warm machine left"))
 		}
@@ -154,11 +190,10 @@ func benchClaim(b *testing.B, s pool.Store, claimers int) {
 func benchCycle(b *testing.B, s pool.Store, claimers int) {
 	r := newRig(b, s, 1<<30)
 	r.warmAll(2 * claimers)
-	r.share(claimers, func() {
+	r.share(claimers, "cycles", func(int) {
 		g := r.arrive()
 		if g.Claimed {
-			_, err := r.Activate(r.ctx, g.Lease.Key(), start.Add(time.Hour), start)
-			r.no(err)
+			r.activate(g)
 		}
 		r.end(g)
 		r.warm()
@@ -174,7 +209,11 @@ func benchOpenLoop(b *testing.B, s pool.Store, rate int) {
 	took := make([]time.Duration, n)
 	begun := make(chan int, n)
 	var wg sync.WaitGroup
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
 	b.ResetTimer()
+	used := cpuTime()
 	zero := time.Now()
 	at := func(k int) time.Time { return zero.Add(time.Duration(k) * time.Second / time.Duration(rate)) }
 	for range 64 {
@@ -187,14 +226,16 @@ func benchOpenLoop(b *testing.B, s pool.Store, rate int) {
 	}
 	for k := range n {
 		if d := time.Until(at(k)); d > 0 {
-			time.Sleep(d)
+			timer.Reset(d)
+			<-timer.C
 		}
 		begun <- k
 	}
 	close(begun)
 	wg.Wait()
+	used = cpuTime() - used
 	b.StopTimer()
-	r.report(took)
+	r.report(took, used, "claims")
 }
 
 // benchSize is a claim, its end and nothing else from a pool of a given size,
@@ -208,17 +249,18 @@ func benchSize(b *testing.B, s pool.Store, warm, old int) {
 	b.ResetTimer()
 	b.StopTimer()
 	took := make([]time.Duration, 0, b.N)
-	var total time.Duration
+	var total, used time.Duration
 	for range b.N {
-		begun := time.Now()
+		before, begun := cpuTime(), time.Now()
 		g := r.arrive()
+		used += cpuTime() - before
 		took = append(took, time.Since(begun))
 		total += took[len(took)-1]
 		r.end(g)
 		r.warm()
 	}
 	b.ReportMetric(float64(total.Microseconds())/float64(b.N), "claim-us")
-	r.report(took)
+	r.report(took, used, "claims")
 }
 
 // past makes leases and machines that have ended.

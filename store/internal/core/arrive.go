@@ -61,16 +61,10 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 	if found && !last.State.Final() {
 		return t.join(ctx, &last, a)
 	}
+	// Only an id that no lease was ever seen for has a tombstone.
+	buried := ""
 	if !found && a.Kind != pool.Gitspace {
-		// Only an id that no lease was ever seen for has a tombstone.
-		var until int64
-		dead, err := t.one(ctx, SelectTombstone, []any{&until}, a.ID)
-		if err != nil {
-			return pool.Grant{}, err
-		}
-		if dead && until > ms(a.Now) {
-			return pool.Grant{}, pool.ErrDestroyedFirst
-		}
+		buried = a.ID
 	}
 
 	now := cut(a.Now)
@@ -90,9 +84,20 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 	}
 	// Claim first: the lease that starts at once, the ordinary one, is written
 	// once and never queued.
-	i, err := t.claim(ctx, l, now, cut(a.LeaseDue))
+	i, err := t.claim(ctx, l, now, cut(a.LeaseDue), buried)
 	if err != nil {
 		return pool.Grant{}, err
+	}
+	if i == nil && buried != "" {
+		// The claim did not look, or this is why it found nothing.
+		var until int64
+		dead, err := t.one(ctx, SelectTombstone, []any{&until}, buried)
+		if err != nil {
+			return pool.Grant{}, err
+		}
+		if dead && until > ms(a.Now) {
+			return pool.Grant{}, pool.ErrDestroyedFirst
+		}
 	}
 	if _, err := t.one(ctx, InsertLease, []any{&l.Seq}, l.values()...); err != nil {
 		return pool.Grant{}, err
@@ -133,7 +138,7 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 	var claimed *instance
 	if queue {
 		var err error
-		if claimed, err = t.claim(ctx, l, now, cut(a.LeaseDue)); err != nil {
+		if claimed, err = t.claim(ctx, l, now, cut(a.LeaseDue), ""); err != nil {
 			return pool.Grant{}, err
 		}
 	}
@@ -167,13 +172,14 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 // claim gives l the first warm machine that fits and makes l starting on it, in
 // memory; the caller writes l. It returns nil if there is none, or if l is not
 // to have one. Where others write at the same time the pools of l stay locked
-// then, so that a machine proven meanwhile finds l in the queue.
-func (t txn) claim(ctx context.Context, l *lease, now, due time.Time) (*instance, error) {
+// then, so that a machine proven meanwhile finds l in the queue. An id that is
+// buried, if not "", gets none.
+func (t txn) claim(ctx context.Context, l *lease, now, due time.Time, buried string) (*instance, error) {
 	if l.Waiter == "" {
 		return nil, nil
 	}
 	if !l.noClaim {
-		i, err := t.claimBy(ctx, ClaimWarm, l, now, due)
+		i, err := t.claimBy(ctx, ClaimWarm, l, now, due, buried)
 		if i != nil || err != nil {
 			return i, err
 		}
@@ -188,21 +194,21 @@ func (t txn) claim(ctx context.Context, l *lease, now, due time.Time) (*instance
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
 		var p poolRow
-		if _, err := t.one(ctx, LockPool, p.fields(), name); err != nil {
+		if _, err := t.one(ctx, LockPool, p.state(), name); err != nil {
 			return nil, err
 		}
 	}
 	if l.noClaim {
 		return nil, nil
 	}
-	return t.claimBy(ctx, ClaimWarmFirmly, l, now, due)
+	return t.claimBy(ctx, ClaimWarmFirmly, l, now, due, buried)
 }
 
-func (t txn) claimBy(ctx context.Context, s Stmt, l *lease, now, due time.Time) (*instance, error) {
+func (t txn) claimBy(ctx context.Context, s Stmt, l *lease, now, due time.Time, buried string) (*instance, error) {
 	for _, c := range l.Choices {
 		var i instance
 		found, err := t.one(ctx, s, i.fields(), ms(now), ms(due), l.ID, l.Generation, string(l.Kind),
-			c.Pool, c.Shape, c.Zone, l.needUntil)
+			c.Pool, c.Shape, c.Zone, l.needUntil, buried)
 		if err != nil {
 			return nil, err
 		}

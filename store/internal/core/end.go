@@ -51,8 +51,12 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	if err != nil {
 		return pool.Ended{}, err
 	}
-	if e.Instance != "" && !t.means(ctx, &last, i, e.Instance) {
-		return t.endStale(ctx, e, &last)
+	if e.Instance != "" {
+		if meant, err := t.means(ctx, &last, i, e.Instance); err != nil {
+			return pool.Ended{}, err
+		} else if !meant {
+			return t.endStale(ctx, e, &last)
+		}
 	}
 	if len(e.States) > 0 && !slices.Contains(e.States, last.State) {
 		return pool.Ended{}, fmt.Errorf("it is %s: %w", last.State, pool.ErrConflict)
@@ -99,19 +103,19 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 // means says whether a caller's name of a machine is that of the lease's
 // present one. A machine that is gone is still the present one of a lease
 // that was never given another.
-func (t txn) means(ctx context.Context, l *lease, i *instance, name string) bool {
+func (t txn) means(ctx context.Context, l *lease, i *instance, name string) (bool, error) {
 	if i != nil {
-		return i.ID == name || i.CloudID == name || i.Name == name
+		return i.ID == name || i.CloudID == name || i.Name == name, nil
 	}
 	if l.InstanceID == "" {
-		return false
+		return false, nil
 	}
 	if l.InstanceID == name {
-		return true
+		return true, nil
 	}
 	var gone instance
 	found, err := t.one(ctx, SelectInstance, gone.fields(), l.InstanceID)
-	return err == nil && found && (gone.CloudID == name || gone.Name == name)
+	return found && (gone.CloudID == name || gone.Name == name), err
 }
 
 // endOlder ends what an older generation left behind.

@@ -107,7 +107,7 @@ func (t txn) requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
 	if err := l.encode(); err != nil {
 		return pool.Grant{}, err
 	}
-	i, err := t.claim(ctx, l, now, cut(r.LeaseDue))
+	i, err := t.claim(ctx, l, now, cut(r.LeaseDue), "")
 	if err != nil {
 		return pool.Grant{}, err
 	}
@@ -392,7 +392,9 @@ func (s *Store) Export(ctx context.Context, k pool.LeaseKey, vars map[string]str
 // Exported implements pool.Store. The map is never nil.
 func (s *Store) Exported(ctx context.Context, k pool.LeaseKey) (map[string]string, error) {
 	vars := map[string]string{}
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	// Where the lease ends between the two statements they are gone, as they are
+	// a moment later in any case.
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		clear(vars)
 		l, err := t.lease(ctx, k, false)
 		if err != nil || !l.exported {

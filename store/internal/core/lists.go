@@ -18,7 +18,8 @@ import (
 // DueInstances implements pool.Store.
 func (s *Store) DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]pool.Instance, error) {
 	var out []pool.Instance
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	// Each pool's list is right by itself; nothing connects them.
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		out = nil
 		names, err := t.poolsOr(ctx, pools)
 		if err != nil {
@@ -59,7 +60,7 @@ func (t txn) poolsOr(ctx context.Context, names []string) ([]string, error) {
 // DueLeases implements pool.Store.
 func (s *Store) DueLeases(ctx context.Context, now time.Time, limit int) ([]pool.Lease, error) {
 	var out []pool.Lease
-	err := s.read(ctx, func(ctx context.Context, t txn) (err error) {
+	err := s.look(ctx, func(ctx context.Context, t txn) (err error) {
 		out, err = leases(t.Query(ctx, SelectDueLeases, ms(now), int64(max(0, limit))))
 		return err
 	})
@@ -101,7 +102,7 @@ func (s *Store) Lease(ctx context.Context, id string) (pool.Lease, error) {
 // LeaseAt implements pool.Store.
 func (s *Store) LeaseAt(ctx context.Context, k pool.LeaseKey) (pool.Lease, error) {
 	var out pool.Lease
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		l, err := t.lease(ctx, k, false)
 		if err != nil {
 			return err
@@ -116,7 +117,7 @@ func (s *Store) LeaseAt(ctx context.Context, k pool.LeaseKey) (pool.Lease, error
 // Instance implements pool.Store.
 func (s *Store) Instance(ctx context.Context, id string) (pool.Instance, error) {
 	var out pool.Instance
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		i, err := t.instance(ctx, id, false)
 		if err != nil {
 			return err
@@ -182,7 +183,7 @@ func (s *Store) Instances(ctx context.Context, q pool.InstanceQuery) ([]pool.Ins
 	addStates(&f, q.States)
 	text := f.text(`SELECT `+instanceColumns+` FROM instances`, ` ORDER BY created DESC, id DESC`, q.Limit)
 	var out []pool.Instance
-	err := s.read(ctx, func(ctx context.Context, t txn) (err error) {
+	err := s.look(ctx, func(ctx context.Context, t txn) (err error) {
 		out, err = t.instances(t.QueryText(ctx, text, f.args...))
 		return err
 	})
@@ -205,7 +206,7 @@ func (s *Store) Leases(ctx context.Context, q pool.LeaseQuery) ([]pool.Lease, er
 	addStates(&f, q.States)
 	text := f.text(`SELECT `+leaseColumns+` FROM leases`, ` ORDER BY seq DESC`, q.Limit)
 	var out []pool.Lease
-	err := s.read(ctx, func(ctx context.Context, t txn) (err error) {
+	err := s.look(ctx, func(ctx context.Context, t txn) (err error) {
 		out, err = leases(t.QueryText(ctx, text, f.args...))
 		return err
 	})
@@ -232,7 +233,7 @@ func (s *Store) Events(ctx context.Context, q pool.EventQuery) ([]pool.Event, er
 	}
 	text := f.text(`SELECT id, at, pool, instance, lease, generation, reason, message FROM events`, ` ORDER BY id`, q.Limit)
 	var out []pool.Event
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		out = nil
 		rows, err := t.QueryText(ctx, text, f.args...)
 		return each(rows, err, func(r *sql.Rows) error {

@@ -57,7 +57,7 @@ func (s *Store) Heartbeat(ctx context.Context, incarnation string, now time.Time
 // Lifetimes implements pool.Store.
 func (s *Store) Lifetimes(ctx context.Context) ([]pool.Lifetime, error) {
 	var out []pool.Lifetime
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		out = nil
 		rows, err := t.Query(ctx, SelectIncarnations)
 		return each(rows, err, func(r *sql.Rows) error {
@@ -133,7 +133,7 @@ func (s *Store) Configure(ctx context.Context, pools []pool.PoolRow, now time.Ti
 // Pools implements pool.Store.
 func (s *Store) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 	var out []pool.PoolRow
-	err := s.read(ctx, func(ctx context.Context, t txn) error {
+	err := s.look(ctx, func(ctx context.Context, t txn) error {
 		out = nil
 		rows, err := t.Query(ctx, SelectPools)
 		return each(rows, err, func(r *sql.Rows) error {

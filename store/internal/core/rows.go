@@ -250,21 +250,28 @@ func decodeJSON(text string, into any) error {
 	return json.Unmarshal([]byte(text), into)
 }
 
-// poolColumns are read in this order.
-const poolColumns = `name, driver, scope, min, max, spec_hash, last_spec, platform, retired, counted, holder, generation,
-	held_until, updated`
+// poolColumns are read in this order, see fields; poolStateColumns, see state,
+// are what operations on one pool look at, without the texts of its making.
+const (
+	poolStateColumns = `name, max, spec_hash, retired, counted, holder, generation, held_until`
+
+	poolColumns = poolStateColumns + `, driver, scope, min, last_spec, platform, updated`
+)
 
 type poolRow struct {
 	pool.PoolRow
 	spec, platform string
 }
 
-func (p *poolRow) fields() []any {
+func (p *poolRow) state() []any {
 	return []any{
-		&p.Name, &p.Driver, &p.Scope, (*number)(&p.Min), (*number)(&p.Max), &p.SpecHash, &p.spec, &p.platform,
-		(*truth)(&p.Retired), (*number)(&p.Counted), &p.Hold.Replica, &p.Hold.Generation, (*stamp)(&p.Hold.Until),
-		(*stamp)(&p.Updated),
+		&p.Name, (*number)(&p.Max), &p.SpecHash, (*truth)(&p.Retired), (*number)(&p.Counted), &p.Hold.Replica,
+		&p.Hold.Generation, (*stamp)(&p.Hold.Until),
 	}
+}
+
+func (p *poolRow) fields() []any {
+	return append(p.state(), &p.Driver, &p.Scope, (*number)(&p.Min), &p.spec, &p.platform, (*stamp)(&p.Updated))
 }
 
 func (p *poolRow) decode() error {
@@ -320,13 +327,14 @@ func (t txn) lease(ctx context.Context, k pool.LeaseKey, lock bool) (*lease, err
 	return &l, nil
 }
 
+// pool reads what operations look at; the rest of the row is zero.
 func (t txn) pool(ctx context.Context, name string, lock bool) (*poolRow, error) {
 	s := SelectPool
 	if lock {
 		s = LockPool
 	}
 	var p poolRow
-	found, err := t.one(ctx, s, p.fields(), name)
+	found, err := t.one(ctx, s, p.state(), name)
 	if err != nil {
 		return nil, err
 	}

@@ -85,10 +85,11 @@ const (
 type Statements [NumStmts]string
 
 // warmFits selects the machine a claim takes. $6 is the pool, $7 the shape, $8
-// the zone or "", $9 the least deadline.
+// the zone or "", $9 the least deadline, $10 an id that must have no tombstone.
 const warmFits = `SELECT id FROM instances
 	WHERE pool = CAST($6 AS TEXT) AND shape = CAST($7 AS TEXT) AND state = 'warm'
 	AND (CAST($8 AS TEXT) = '' OR zone = CAST($8 AS TEXT)) AND (deadline = 0 OR deadline >= $9)
+	AND NOT EXISTS (SELECT 1 FROM tombstones WHERE lease_id = CAST($10 AS TEXT) AND until > $1)
 	ORDER BY created, id LIMIT 1`
 
 // Claim is the claim with the given way of locking the machine it chose.
@@ -125,8 +126,8 @@ func Portable() Statements {
 		Beat:               `UPDATE controllers SET seen = CASE WHEN seen < $1 THEN $1 ELSE seen END WHERE incarnation = $2`,
 		SelectIncarnations: `SELECT incarnation, started, seen FROM controllers ORDER BY started, incarnation`,
 
-		SelectPool:      `SELECT ` + poolColumns + ` FROM pools WHERE name = $1`,
-		LockPool:        `SELECT ` + poolColumns + ` FROM pools WHERE name = $1`,
+		SelectPool:      `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
+		LockPool:        `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
 		SelectPools:     `SELECT ` + poolColumns + ` FROM pools ORDER BY name`,
 		SelectPoolNames: `SELECT name FROM pools ORDER BY name`,
 		UpsertPool: `INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, retired, updated)

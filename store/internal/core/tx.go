@@ -37,6 +37,9 @@ type Backend interface {
 	Write(ctx context.Context, op func(context.Context, Tx) error) error
 	// Read runs op on one consistent state of the database.
 	Read(ctx context.Context, op func(context.Context, Tx) error) error
+	// Look is Read for an op of one statement, or one whose statements may each
+	// see a state of their own: it saves the transaction.
+	Look(ctx context.Context, op func(context.Context, Tx) error) error
 	// Close waits for running operations and closes the database.
 	Close() error
 }
@@ -102,6 +105,10 @@ func (s *Store) write(ctx context.Context, op func(context.Context, txn) error) 
 
 func (s *Store) read(ctx context.Context, op func(context.Context, txn) error) error {
 	return s.b.Read(ctx, func(ctx context.Context, tx Tx) error { return op(ctx, txn{tx, s.seal}) })
+}
+
+func (s *Store) look(ctx context.Context, op func(context.Context, txn) error) error {
+	return s.b.Look(ctx, func(ctx context.Context, tx Tx) error { return op(ctx, txn{tx, s.seal}) })
 }
 
 // one reads the first row of a query into what dest returns. found is false if
