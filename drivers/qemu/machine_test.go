@@ -336,8 +336,8 @@ func TestKilledQEMUIsListedAsDeadUntilDestroyed(t *testing.T) {
 		t.Errorf("console of a dead machine: %q, %v", console.String(), err)
 	}
 	// The same name again is the same machine, dead as it is.
-	if ref, err := d.Create(bounded(t), specOf("one")); err != nil || ref != ref {
-		t.Errorf("create again: %v, %v", ref, err)
+	if again, err := d.Create(bounded(t), specOf("one")); err != nil || again != ref {
+		t.Errorf("create again: %v, %v", again, err)
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	// wakePatience is how long a machine that continues may take to put its
 	// clock right; measured 5 ms, emulated on a quiet host.
 	wakePatience = 10 * time.Second
+	// attention is how long a machine that is to be stopped may take to answer
+	// before it is stopped anyway.
+	attention = 250 * time.Millisecond
 	// identifyAgain is how long an answer to an identity is waited for on one
 	// connection; a machine that boots, or runs a long script, takes several.
 	identifyAgain = 15 * time.Second
@@ -133,12 +136,17 @@ func (d *Driver) reasonOf(m *machine) string {
 
 // wake puts clock and entropy right after the CPUs have stood still.
 func (d *Driver) wake(ctx context.Context, m *machine) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, wakePatience, fmt.Errorf("no answer to clock and entropy within %s", wakePatience))
-	defer cancel()
-	return d.talk(ctx, m, func(link *guestlink.Host) error {
+	return d.toWake(ctx, m, func(ctx context.Context, link *guestlink.Host) error {
 		_, err := link.Wake(ctx)
 		return err
 	})
+}
+
+// toWake is talk with the time a machine has to wake up.
+func (d *Driver) toWake(ctx context.Context, m *machine, f func(context.Context, *guestlink.Host) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wakePatience, fmt.Errorf("no answer to clock and entropy within %s", wakePatience))
+	defer cancel()
+	return d.talk(ctx, m, func(link *guestlink.Host) error { return f(ctx, link) })
 }
 
 // Pause stops a machine's CPUs; it stays in memory and uses no CPU.
@@ -158,10 +166,44 @@ func (d *Driver) pause(ctx context.Context, ref drivers.Ref) error {
 	if err := d.mustLive(m); err != nil {
 		return err
 	}
-	if err := d.command(ctx, m, "stop"); err != nil {
+	st, err := m.status()
+	if err != nil {
+		return err
+	}
+	stop := func() error { return d.command(ctx, m, "stop") }
+	if st == statusPaused {
+		err = stop() // nobody would answer
+	} else {
+		err = d.attentively(ctx, m, stop)
+	}
+	if err != nil {
 		return err
 	}
 	return m.setStatus(statusPaused)
+}
+
+// attentively runs f, which stops the CPUs, while the machine's agent waits for
+// words on its identity port. An agent nobody is connected to looks for one
+// every 10 ms; stopped in between, it does so after it continues. Stopped while
+// it waits, it has the next message at once. An agent that does not answer is
+// no reason not to stop the machine.
+func (d *Driver) attentively(ctx context.Context, m *machine, f func() error) error {
+	var done bool
+	var err error
+	soon, cancel := context.WithTimeout(ctx, attention)
+	defer cancel()
+	terr := d.talk(soon, m, func(link *guestlink.Host) error {
+		if _, err := link.Ping(soon); err != nil {
+			return err
+		}
+		done, err = true, f()
+		return err
+	})
+	if done {
+		return err
+	}
+	d.log.Debug("agent is stopped in the middle of something", "driver", "qemu", "instance", m.Name, "err", terr)
+	return f()
 }
 
 // Unpause lets a machine run again, with the right clock and fresh entropy.
@@ -177,12 +219,23 @@ func (d *Driver) unpause(ctx context.Context, ref drivers.Ref) error {
 	if err != nil {
 		return err
 	}
-	err = d.cont(ctx, m)
-	unlock() // a machine that does not answer must not be kept from its destroy
-	if err != nil {
+	defer unlock()
+	return d.revive(ctx, m, unlock)
+}
+
+// revive lets a machine's CPUs run and puts clock and entropy right. It hangs on
+// before the CPUs run, so that the machine never sees the port without a host;
+// see attentively. unlock is called when they run: a machine that does not
+// answer must not be kept from its destroy.
+func (d *Driver) revive(ctx context.Context, m *machine, unlock func()) error {
+	return d.toWake(ctx, m, func(ctx context.Context, link *guestlink.Host) error {
+		if err := d.cont(ctx, m); err != nil {
+			return err
+		}
+		unlock()
+		_, err := link.Wake(ctx)
 		return err
-	}
-	return d.wake(ctx, m)
+	})
 }
 
 // cont lets the CPUs run. What was saved of the machine is old from then on,
@@ -200,7 +253,9 @@ func (d *Driver) cont(ctx context.Context, m *machine) error {
 	return d.command(ctx, m, "cont")
 }
 
-// command runs one command without arguments on a machine's monitor.
+// command runs one command without arguments on a machine's monitor, over a
+// connection of its own: that takes half a millisecond, greeting included, and
+// a connection that was kept would keep every other runner out.
 func (d *Driver) command(ctx context.Context, m *machine, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, monitorPatience, fmt.Errorf("QEMU did not answer within %s", monitorPatience))
 	defer cancel()

@@ -173,11 +173,7 @@ func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) 
 	}
 	switch {
 	case alive:
-		if err := d.cont(ctx, m); err != nil {
-			return nil, err
-		}
-		release()
-		return m, d.wake(ctx, m)
+		return m, d.revive(ctx, m, release)
 	case !m.hasState():
 		return nil, fmt.Errorf("%w and was not saved to disk, nothing was changed: %s", errDead, d.reasonOf(m))
 	}
