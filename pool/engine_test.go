@@ -855,3 +855,28 @@ func TestStepsShareWhatTheyExport(t *testing.T) {
 		}
 	})
 }
+
+func TestPoolStatusTellsMachinesByState(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].max, e.pools[0].cfg.Hibernate = 8, true
+		e.start()
+		e.setup("a")
+		for _, id := range []string{"g", "h"} {
+			if _, err := e.m.Setup(t.Context(), e.gitspace(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g"}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		status, err := e.m.PoolStatus(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := fmt.Sprint(status[0].Counts[pool.Warm], status[0].Counts[pool.Leased], status[0].Counts[pool.Suspended], status[0].Counted)
+		if got != "2 2 1 5" {
+			t.Errorf("warm, leased, suspended, counted: %s, want 2 2 1 5 (%v)", got, status[0].Counts)
+		}
+	})
+}

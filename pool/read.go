@@ -68,8 +68,22 @@ func (m *Manager) PoolStatus(ctx context.Context) ([]PoolStatus, error) {
 			st.Counts[g.State] += g.Count
 			free += g.Count
 		}
-		// What the counter has beyond the free machines is held by leases.
-		if leased := snap.Counted - free; leased > 0 {
+		// What the counter has beyond the free machines belongs to leases: most
+		// are in use, the few others are looked at one by one.
+		others, err := m.store.Instances(ctx, InstanceQuery{Pool: row.Name, States: []InstanceState{
+			Creating, Booting, Resuming, Suspending, Suspended, Failed, Destroying,
+		}})
+		if err != nil {
+			return nil, err
+		}
+		leased := snap.Counted - free
+		for _, inst := range others {
+			if inst.LeaseID != "" {
+				st.Counts[inst.State]++
+				leased--
+			}
+		}
+		if leased > 0 {
 			st.Counts[Leased] += leased
 		}
 		st.Waiting = len(snap.Waiting)
