@@ -4,6 +4,7 @@ package qemu_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -302,6 +303,43 @@ func TestSuspendedMachineKeepsWhatItHad(t *testing.T) {
 		t.Errorf("resume of a paused machine: %v", err)
 	}
 	g.healthy()
+}
+
+func TestASaveThatIsGivenUpLeavesTheMachineRunning(t *testing.T) {
+	t.Parallel()
+	d, dir := fresh(t)
+	ref := created(t, d, "one")
+	runs := func() {
+		t.Helper()
+		if state, err := d.AskMonitor(bounded(t), "one"); state != "running" || err != nil {
+			t.Fatalf("QEMU says %q, %v", state, err)
+		}
+	}
+	// Whenever that is: before, in the middle of writing, or too late.
+	gaveUp := 0
+	for _, after := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		err := d.Suspend(ctx, ref)
+		cancel()
+		if err == nil || find(t, d, "one").Status == drivers.StatusSuspended {
+			if _, err := d.Resume(bounded(t), ref); err != nil {
+				t.Fatalf("given up after %v: %v", after, err)
+			}
+			continue
+		}
+		gaveUp++
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("given up after %v: %v", after, err)
+		}
+		runs()
+		if left, err := filepath.Glob(filepath.Join(dir, "machines", "one", "state*")); err != nil || len(left) != 0 {
+			t.Errorf("given up after %v, left: %v, %v", after, left, err)
+		}
+	}
+	if gaveUp == 0 {
+		t.Error("no save was given up")
+	}
+	runs()
 }
 
 func TestKilledQEMUIsListedAsDeadUntilDestroyed(t *testing.T) {
