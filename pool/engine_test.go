@@ -784,6 +784,8 @@ func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
 		e.halt()
 		e.pools = e.pools[1:]
 		e.start()
+		pass(time.Minute)
+		e.wantRows(map[pool.InstanceState]int{pool.Suspended: 1}) // its warm one has gone
 		pass(time.Hour)
 		if _, err := e.m.Setup(t.Context(), e.request("b", "old")); err == nil || !strings.Contains(err.Error(), "left the pool file") {
 			t.Errorf("a retired pool answered %v", err)
@@ -794,7 +796,7 @@ func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
 			t.Errorf("a sleeping gitspace of a retired pool: %v", err)
 		}
 		e.destroy("g")
-		pass(4 * time.Hour)
+		pass(time.Minute)
 		e.wantRows(map[pool.InstanceState]int{})
 	})
 }
@@ -877,6 +879,50 @@ func TestPoolStatusTellsMachinesByState(t *testing.T) {
 		got := fmt.Sprint(status[0].Counts[pool.Warm], status[0].Counts[pool.Leased], status[0].Counts[pool.Suspended], status[0].Counted)
 		if got != "2 2 1 5" {
 			t.Errorf("warm, leased, suspended, counted: %s, want 2 2 1 5 (%v)", got, status[0].Counts)
+		}
+	})
+}
+
+// Machines that end with the process: the next start finds them dead, and a
+// request that was given one before that is found out gets another.
+func TestClaimOfAMachineThatIsGoneTakesAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.start()
+		pass(time.Minute)
+		for _, mach := range e.world.Machines() {
+			e.world.Vanish(mach.Name)
+		}
+		res := e.setup("a")
+		if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
+			t.Errorf("step on %s: %v", res.Instance.Name, err)
+		}
+		pass(time.Minute)
+		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1, pool.Warm: 2})
+	})
+}
+
+// A cold start is answered when its machine is ready, not when somebody
+// happens to look again.
+func TestColdStartsAreAnsweredAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0] = poolSpec{name: "p", max: 50}
+		e.start()
+		pass(time.Second)
+		var wg sync.WaitGroup
+		begun := time.Now()
+		for i := range 40 {
+			wg.Go(func() {
+				if _, err := e.m.Setup(context.Background(), e.request(fmt.Sprintf("s%d", i))); err != nil {
+					t.Errorf("setup: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := time.Since(begun); d > time.Second {
+			t.Errorf("instant machines took %s", d)
+		}
+		if made := e.world.Made(); len(made) != 40 {
+			t.Errorf("%d machines for 40 leases", len(made))
 		}
 	})
 }

@@ -35,7 +35,7 @@ const driftBudget = 10
 // of arrival, and refill gets only what is left over by them.
 func plan(want planConfig, have Snapshot) []action {
 	if want.Retired || have.Retired {
-		return nil
+		return planRetired(have)
 	}
 	var out []action
 	free := max(0, want.Max-have.Counted)
@@ -65,6 +65,21 @@ func plan(want planConfig, have Snapshot) []action {
 		}
 	}
 	return append(out, planDrift(want, have, prospective, warm)...)
+}
+
+// planRetired gives up the warm machines of a pool that left the file: nobody
+// can ask for them. Everything a lease holds stays.
+func planRetired(have Snapshot) []action {
+	warm := 0
+	for _, g := range have.Groups {
+		if g.State == Warm {
+			warm += g.Count
+		}
+	}
+	if warm == 0 {
+		return nil
+	}
+	return []action{{Surplus: warm}}
 }
 
 // planDrift replaces machines of older recipes and drains what is too much.

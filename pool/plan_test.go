@@ -99,6 +99,12 @@ func TestPlan(t *testing.T) {
 		},
 		{"a pool with nothing to keep warm makes only what is asked for", planConfig{Max: 10}, Snapshot{Waiting: waiters("a")}, summary{Cold: []string{"a"}}},
 		{"a retired pool makes nothing", planConfig{Min: 5, Max: 10, Retired: true}, Snapshot{Waiting: waiters("a")}, summary{}},
+		{
+			"a retired pool gives up its warm machines and nothing else",
+			planConfig{Min: 5, Max: 10, Retired: true},
+			Snapshot{Counted: 4, Groups: []Group{group(Warm, 2), group(Booting, 1)}, Waiting: waiters("a")},
+			summary{Surplus: 2},
+		},
 		{"a pool the store calls retired makes nothing", planConfig{Min: 5, Max: 10}, Snapshot{Retired: true}, summary{}},
 		{
 			"drifted machines all go at once by default",

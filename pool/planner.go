@@ -89,7 +89,7 @@ func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
 	inst, err := m.coldStart(ctx, l, l.Choices[i])
 	switch {
 	case err == nil:
-		m.work.dispatch(m, inst)
+		m.work.launch(m, inst)
 		return nil
 	case errors.Is(err, ErrLimit), errors.Is(err, ErrConflict), errors.Is(err, ErrRetired):
 		return nil // somebody else was first: the next pass sees what is left
@@ -108,7 +108,7 @@ func (m *Manager) planRefill(ctx context.Context, rt *runtime, n int) error {
 				return nil
 			}
 			if err == nil {
-				m.work.dispatch(m, inst)
+				m.work.launch(m, inst)
 			}
 			return err
 		})

@@ -406,8 +406,8 @@ func (s *setup) coldStart(ctx context.Context) error {
 		inst, err := m.coldStart(ctx, s.lease, c)
 		switch {
 		case err == nil:
-			s.how, s.inst = "cold", &inst
-			m.work.dispatch(m, inst)
+			s.how = "cold"
+			m.work.launch(m, inst)
 			return s.reread(ctx)
 		case errors.Is(err, ErrLimit), errors.Is(err, ErrRetired):
 			continue

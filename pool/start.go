@@ -48,10 +48,11 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 	}
 }
 
-// instance is the lease's machine: the row that came with the lease, once,
-// and from then on as the store has it.
+// instance is the lease's machine: the row that came with a claim, once, and
+// from then on as the store has it. It is called with the watch in place, so
+// that a change after the reading is not missed.
 func (s *setup) instance(ctx context.Context) (Instance, error) {
-	if inst := s.inst; inst != nil && inst.ID == s.lease.InstanceID {
+	if inst := s.inst; inst != nil && inst.ID == s.lease.InstanceID && inst.State == Leased {
 		s.inst = nil
 		return *inst, nil
 	}
@@ -142,8 +143,8 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 		if err := rt.client.Unpause(health, inst.Ref()); err != nil {
 			return "health", err
 		}
-	} else if err := m.healthy(health, inst); err != nil {
-		return "health", fmt.Errorf("agent not healthy after %s: %w", budget, err)
+	} else if _, err := m.awaitHealth(health, inst, m.stillHeld(ctx, inst)); err != nil {
+		return "health", fmt.Errorf("agent not healthy after %s: %w", m.now().Sub(begun).Round(time.Millisecond), err)
 	}
 	healthy()
 	m.counters.phase("health", m.now().Sub(begun))
@@ -164,11 +165,21 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 // s2 says whether the machine has come back from disk.
 func s2(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
 
-// healthy asks an agent until it answers or ctx ends, and then says what the
-// last answer was.
-func (m *Manager) healthy(ctx context.Context, inst Instance) error {
-	_, err := m.awaitHealth(ctx, inst, nil)
-	return err
+// stillHeld says, every now and then, whether a machine is still its lease's:
+// one that the sweeper has found dead is not waited for.
+func (m *Manager) stillHeld(ctx context.Context, inst Instance) func() error {
+	asked := m.now()
+	return func() error {
+		if m.now().Sub(asked) < aliveEvery {
+			return nil
+		}
+		asked = m.now()
+		row, err := m.store.Instance(ctx, inst.ID)
+		if err == nil && row.State != Leased {
+			return fmt.Errorf("%w: %s", errDead, cmp.Or(row.Detail, row.Reason))
+		}
+		return nil
+	}
 }
 
 // awaitHealth asks an agent, ever more slowly, until it is ready, ctx ends, or

@@ -257,6 +257,15 @@ func (m *Manager) died(ctx context.Context, row Instance, cause error) {
 			ID: row.ID, From: []InstanceState{row.State}, To: Failed, Due: now.Add(farFuture),
 			Reason: "machine_died", Detail: cause.Error(), Now: now, Events: []Event{event},
 		})
+	case m.unanswered(ctx, row):
+		// Nobody has been told of this machine yet: the lease goes on without
+		// it, on another.
+		lease, lerr := m.leaseOf(ctx, row)
+		if err = lerr; err == nil && lease != nil {
+			err = m.failLease(ctx, *lease, row, Cause{
+				Pool: row.Pool, Instance: row.ID, Phase: "health", Kind: "machine_died", Message: cause.Error(), Console: console,
+			}, !row.Cold)
+		}
 	default:
 		_, err = m.store.Lose(ctx, LeaseKey{ID: row.LeaseID, Generation: row.LeaseGeneration},
 			"machine_died", lostDetail(cause, console), now, now, event)
@@ -277,6 +286,12 @@ func (m *Manager) died(ctx context.Context, row Instance, cause error) {
 	if rt := m.pools[row.Pool]; rt != nil {
 		rt.kick()
 	}
+}
+
+// unanswered says whether a leased machine's setup is still going on.
+func (m *Manager) unanswered(ctx context.Context, row Instance) bool {
+	lease, err := m.leaseOf(ctx, row)
+	return err == nil && lease != nil && lease.State == LeaseStarting && lease.InstanceID == row.ID && lease.Active.IsZero()
 }
 
 // lostDetail keeps the console's last words with the cause, for the steps that

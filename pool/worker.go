@@ -42,8 +42,16 @@ func (w *worker) remind(d time.Time) {
 }
 
 // dispatch has an instance looked at now, or once more when the present look
-// is over.
-func (w *worker) dispatch(m *Manager, inst Instance) {
+// is over. The row is read anew when its turn has come: whoever asked may have
+// read it before somebody else was done with it, and creating a machine on the
+// word of an old row would make one that no row describes.
+func (w *worker) dispatch(m *Manager, inst Instance) { w.begin(m, inst, false) }
+
+// launch begins the work on a row that was written just now by this process:
+// nobody can have changed it.
+func (w *worker) launch(m *Manager, inst Instance) { w.begin(m, inst, true) }
+
+func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 	rt := m.pools[inst.Pool]
 	if rt == nil {
 		return
@@ -58,7 +66,17 @@ func (w *worker) dispatch(m *Manager, inst Instance) {
 	w.mu.Unlock()
 	ok := m.spawn(func(ctx context.Context) {
 		for {
-			m.advance(ctx, rt, inst)
+			row, err := inst, error(nil)
+			if !fresh {
+				row, err = m.store.Instance(ctx, inst.ID)
+			}
+			fresh = false
+			switch {
+			case err == nil:
+				m.advance(ctx, rt, row)
+			case ctx.Err() == nil && !errors.Is(err, ErrNotFound):
+				m.log.Error("instance not read", "instance", inst.Name, "err", err)
+			}
 			w.mu.Lock()
 			again := w.busy[inst.ID]
 			if !again || ctx.Err() != nil {
@@ -68,10 +86,6 @@ func (w *worker) dispatch(m *Manager, inst Instance) {
 			}
 			w.busy[inst.ID] = false
 			w.mu.Unlock()
-			fresh, err := m.store.Instance(ctx, inst.ID)
-			if err == nil {
-				inst = fresh
-			}
 		}
 	})
 	if !ok {

@@ -54,7 +54,7 @@ func (a agents) Setup(ctx context.Context, t pool.Target, _ json.RawMessage) err
 	if err := a.reach(t); err != nil {
 		return err
 	}
-	if a.w.chance(a.w.faults.setupFails, "setup-fails", t.Instance) {
+	if a.w.chance(a.w.faults().setupFails, "setup-fails", t.Instance) {
 		return &pool.AgentError{Op: "setup", Status: 500, Message: "Cannot connect to the Docker daemon"}
 	}
 	return nil

@@ -232,28 +232,25 @@ func (s *sim) begin() *incarnation {
 	in := &incarnation{fuse: f, stop: stop, done: make(chan struct{})}
 	f.blow = func() { stop() }
 	log := s.log.With("incarnation", s.started)
-	for {
-		m, err := pool.New(ctx, pool.ManagerConfig{
-			Store: fused{s.store, f}, Agent: agents{s.w, f}, Solo: true, Log: log,
-			Incarnation: fmt.Sprintf("run-%d", s.started),
-			Pools: []pool.PoolConfig{{
-				Name: poolName, Driver: "sim", Min: s.shape.min + s.minOff, Max: s.shape.max + s.limitOff, Wait: 10 * time.Minute,
-				SpecJSON: json.RawMessage(`{}`), Image: "img",
-			}},
-			Open: func(p pool.PoolConfig) (pool.Opened, error) {
-				return pool.Opened{Client: drivers.NewClient(cloud{s.w, f}, drivers.ClientOptions{Pool: p.Name, Type: "sim", Log: log})}, nil
-			},
-		})
-		if err == nil {
-			in.m = m
-			break
-		}
+	m, err := pool.New(ctx, pool.ManagerConfig{
+		Store: fused{s.store, f}, Agent: agents{s.w, f}, Solo: true, Log: log,
+		Incarnation: fmt.Sprintf("run-%d", s.started),
+		Pools: []pool.PoolConfig{{
+			Name: poolName, Driver: "sim", Min: s.shape.min + s.minOff, Max: s.shape.max + s.limitOff, Wait: 10 * time.Minute,
+			SpecJSON: json.RawMessage(`{}`), Image: "img",
+		}},
+		Open: func(p pool.PoolConfig) (pool.Opened, error) {
+			return pool.Opened{Client: drivers.NewClient(cloud{s.w, f}, drivers.ClientOptions{Pool: p.Name, Type: "sim", Log: log})}, nil
+		},
+	})
+	if err != nil {
 		if !errors.Is(err, errCrashed) {
 			s.fail("start: %v", err)
 		}
 		close(in.done)
 		return in // crashed while it started
 	}
+	in.m = m
 	go func() {
 		defer close(in.done)
 		if err := in.m.Run(ctx); err != nil && !errors.Is(err, errCrashed) {
@@ -312,9 +309,7 @@ func (s *sim) run() []string {
 	clients.Wait()
 	endLoad()
 	// Quiet: the cloud behaves, nothing is asked for, and an hour passes.
-	s.w.mu.Lock()
-	s.w.faults = faults{capacity: s.w.faults.capacity, slow: s.w.faults.slow}
-	s.w.mu.Unlock()
+	s.w.calm()
 	_ = nap(ctx, time.Hour)
 	endWatch()
 	watcher.Wait()
@@ -522,7 +517,7 @@ func (s *sim) audit() {
 		s.t.Fatal(err)
 	}
 	want := min(s.shape.min, s.shape.max)
-	if c := s.w.faults.capacity; c > 0 {
+	if c := s.w.faults().capacity; c > 0 {
 		want = min(want, c)
 	}
 	warm := 0

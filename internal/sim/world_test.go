@@ -31,8 +31,10 @@ type faults struct {
 // world is the pretend cloud and everything that is known from outside the
 // engine: the oracle.
 type world struct {
-	seed   uint64
-	faults faults
+	seed uint64
+
+	faultsMu sync.Mutex
+	bad      faults
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -64,9 +66,23 @@ type snapshotAt struct {
 
 func newWorld(seed uint64, f faults) *world {
 	return &world{
-		seed: seed, faults: f, machines: map[string]*machine{}, tries: map[string]int{},
+		seed: seed, bad: f, machines: map[string]*machine{}, tries: map[string]int{},
 		holder: map[string]string{}, everHeld: map[string]string{},
 	}
+}
+
+// faults is how bad the world is now.
+func (w *world) faults() faults {
+	w.faultsMu.Lock()
+	defer w.faultsMu.Unlock()
+	return w.bad
+}
+
+// calm makes the world behave, except for what it cannot help.
+func (w *world) calm() {
+	w.faultsMu.Lock()
+	defer w.faultsMu.Unlock()
+	w.bad = faults{capacity: w.bad.capacity, slow: w.bad.slow}
 }
 
 // chance draws from the seed and the name of the event, so that the same thing
@@ -166,17 +182,6 @@ func (f *fuse) pass() error {
 	return nil
 }
 
-func (f *fuse) crash() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.blown {
-		f.blown = true
-		if f.blow != nil {
-			f.blow()
-		}
-	}
-}
-
 // cloud is the driver one incarnation has of the world.
 type cloud struct {
 	w    *world
@@ -216,7 +221,7 @@ func (c cloud) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, erro
 	n := w.try("create " + spec.Name)
 	order := w.try("create")
 	w.mu.Unlock()
-	if err := nap(ctx, time.Duration(w.draw("create-time", order, n)*float64(w.faults.slow))); err != nil {
+	if err := nap(ctx, time.Duration(w.draw("create-time", order, n)*float64(w.faults().slow))); err != nil {
 		// The call was sent; whether it worked nobody here learns.
 		if w.chance(0.5, "create-cancel", order, n) {
 			w.make(spec)
@@ -224,9 +229,9 @@ func (c cloud) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, erro
 		return drivers.Ref{}, err
 	}
 	switch {
-	case w.chance(w.faults.createFails, "create-fails", order, n):
+	case w.chance(w.faults().createFails, "create-fails", order, n):
 		return drivers.Ref{}, errCloud
-	case w.chance(w.faults.createLies, "create-lies", order, n):
+	case w.chance(w.faults().createLies, "create-lies", order, n):
 		w.make(spec)
 		return drivers.Ref{}, errCloud
 	}
@@ -245,16 +250,16 @@ func (w *world) make(spec drivers.Spec) error {
 	if w.machines[spec.Name] != nil {
 		return nil
 	}
-	if w.faults.capacity > 0 && len(w.machines) >= w.faults.capacity {
+	if w.faults().capacity > 0 && len(w.machines) >= w.faults().capacity {
 		return &drivers.CapacityError{Zone: "sim-a", Err: errors.New("stockout")}
 	}
 	w.made++
 	order, now := w.made, time.Now() // the first machine of a seed, the second, …
 	m := &machine{name: spec.Name, tags: spec.Tags, made: now}
-	if !w.chance(w.faults.neverBoots, "never-boots", order) {
-		m.boots = now.Add(time.Duration(w.draw("boot-time", order) * float64(10*w.faults.slow)))
+	if !w.chance(w.faults().neverBoots, "never-boots", order) {
+		m.boots = now.Add(time.Duration(w.draw("boot-time", order) * float64(10*w.faults().slow)))
 	}
-	if w.chance(w.faults.diesEarly, "dies", order) {
+	if w.chance(w.faults().diesEarly, "dies", order) {
 		m.dies = now.Add(time.Duration(w.draw("dies-at", order) * float64(2*time.Hour)))
 	}
 	w.machines[spec.Name] = m
@@ -274,7 +279,7 @@ func (c cloud) destroy(ctx context.Context, ref drivers.Ref) error {
 		return err
 	}
 	w := c.w
-	if err := nap(ctx, time.Duration(w.draw("destroy-time", ref.Name)*float64(w.faults.slow))); err != nil {
+	if err := nap(ctx, time.Duration(w.draw("destroy-time", ref.Name)*float64(w.faults().slow))); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -284,7 +289,7 @@ func (c cloud) destroy(ctx context.Context, ref drivers.Ref) error {
 		if lease := w.holder[ref.Name]; lease != "" && !m.deadAt(time.Now()) {
 			w.accuse("machine %s is destroyed while %s uses it", ref.Name, lease)
 		}
-		if w.chance(w.faults.destroyFail, "destroy-fails", ref.Name, w.try("destroy "+ref.Name)) {
+		if w.chance(w.faults().destroyFail, "destroy-fails", ref.Name, w.try("destroy "+ref.Name)) {
 			w.mu.Unlock()
 			return errCloud
 		}
@@ -305,7 +310,7 @@ func (c cloud) List(ctx context.Context, _ drivers.Query) (drivers.Listing, erro
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.try("list")
-	if w.chance(w.faults.listFails, "list-fails", n) {
+	if w.chance(w.faults().listFails, "list-fails", n) {
 		return drivers.Listing{}, errCloud
 	}
 	now := make([]drivers.Instance, 0, len(w.machines))
@@ -330,9 +335,9 @@ func (c cloud) List(ctx context.Context, _ drivers.Query) (drivers.Listing, erro
 	}
 	l := drivers.Listing{Instances: now, Complete: true, At: at}
 	switch {
-	case w.chance(w.faults.listPartial, "list-partial", n):
+	case w.chance(w.faults().listPartial, "list-partial", n):
 		l.Instances, l.Complete = now[:len(now)/2], false
-	case w.chance(w.faults.listStale, "list-stale", n):
+	case w.chance(w.faults().listStale, "list-stale", n):
 		// An eventually consistent cloud: what it says is complete as of At,
 		// and At is honest.
 		l.Instances, l.At = w.history[0].names, w.history[0].at
