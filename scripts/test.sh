@@ -97,7 +97,7 @@ agents() {
 # machines: both programs from outside, on real virtual machines of this host.
 machines() {
 	command -v "$qemu_program" >/dev/null || { say "$qemu_program is missing"; return 1; }
-	go test -tags e2e -count=1 -timeout 25m -run '^TestE2E' -v ./cmd/drone-runner-aws && go test -tags e2e -count=1 -timeout 25m -v ./internal/e2e
+	go test -tags e2e -count=1 -timeout 25m -run '^TestE2E' -v ./cmd/drone-runner-aws && TEST_IMAGE_DIR=$PWD/.run/test-images go test -tags e2e -count=1 -timeout 25m -v ./internal/e2e
 }
 
 finish() {

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,8 +41,9 @@ func TestMain(m *testing.M) {
 // withBinaries builds both programs and the image once for all tests. Packages
 // for the image are kept in the user's cache, so that they are fetched once.
 func withBinaries(run func() int) (int, error) {
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		return 0, errors.New("qemu-system-x86_64 is missing: apt-get install qemu-system-x86 (make test does it)")
+	qemu := "qemu-system-" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	if _, err := exec.LookPath(qemu); err != nil {
+		return 0, fmt.Errorf("%s is missing: make test installs it", qemu)
 	}
 	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
@@ -65,6 +68,16 @@ func withBinaries(run func() int) (int, error) {
 	built.images = filepath.Join(cache, "drone-runner-aws", "e2e")
 	if err := os.MkdirAll(built.images, 0o700); err != nil {
 		return 0, err
+	}
+	// The packages other tests have fetched are not fetched again.
+	if shared := os.Getenv("TEST_IMAGE_DIR"); shared != "" {
+		if err := os.MkdirAll(filepath.Join(built.images, "images"), 0o700); err != nil {
+			return 0, err
+		}
+		cached := filepath.Join(built.images, "images", ".cache")
+		if err := os.Symlink(filepath.Join(shared, "packages"), cached); err != nil && !errors.Is(err, fs.ErrExist) {
+			return 0, err
+		}
 	}
 	cmd := exec.Command(built.runner, "image", "build", "tiny", "--data-dir", built.images, "--agent", built.agent)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

@@ -206,14 +206,11 @@ func TestHungMachine(t *testing.T) {
 	r.env = []string{"HEALTH_CHECK_HOTPOOL_TIMEOUT=3s"}
 	r.start()
 	r.waitWarm(2)
-	for _, i := range r.instances() {
-		pid := r.pidOf(i.Name)
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
-		break
+	pid := r.pidOf(r.instances()[0].Name)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
 	r.setup("a")
 	r.setup("b")
 	for _, id := range []string{"a", "b"} {
