@@ -426,6 +426,7 @@ func TestFullDisk(t *testing.T) {
 	if !failed {
 		t.Error("no request failed on a full disk")
 	}
+	pause(t, time.Second) // the machine's boot ends on the full disk
 	for _, path := range []string{"/healthz", "/readyz", "/v1/leases/held"} {
 		res, err := http.Get("http://" + r.addr + path)
 		if err != nil {
