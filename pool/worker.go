@@ -286,10 +286,24 @@ func (m *Manager) postpone(ctx context.Context, inst Instance, reason string, ca
 	err := m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
 		Due: due, Attempts: inst.Attempts + 1, Reason: reason, Detail: cause.Error(), Now: now,
 	})
-	m.work.remind(due.Add(time.Millisecond))
-	if err != nil && !errors.Is(err, ErrConflict) && ctx.Err() == nil {
+	if err == nil || errors.Is(err, ErrConflict) {
+		m.work.remind(due.Add(time.Millisecond))
+		return
+	}
+	if ctx.Err() == nil {
 		m.log.Error("instance not postponed", "instance", inst.Name, "err", err)
 	}
+	// The row does not say when it is due: a store that cannot be written now
+	// must not leave the machine to a due time of long ago.
+	m.spawn(func(ctx context.Context) {
+		again := time.NewTimer(due.Sub(now))
+		defer again.Stop()
+		select {
+		case <-ctx.Done():
+		case <-again.C:
+			m.work.dispatch(m, inst)
+		}
+	})
 }
 
 // take gets one of the pool's places for concurrent work. waited says that

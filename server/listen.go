@@ -46,7 +46,7 @@ func ListenAdmin(ctx context.Context, dataDir string) (net.Listener, error) {
 	// that nobody can connect before its mode is right.
 	dir, err := os.MkdirTemp(dataDir, ".admin")
 	if err != nil {
-		return nil, fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("admin socket: %w; let this user (uid %d) write the data directory %s, or choose another with --data-dir", err, os.Getuid(), dataDir)
 	}
 	defer os.RemoveAll(dir)
 	made := filepath.Join(dir, "s")

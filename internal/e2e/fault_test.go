@@ -337,7 +337,7 @@ func (r *runner) freeze(pid int) {
 }
 
 // inTime is when the step of a machine that hangs must have been answered.
-const inTime = 40 * time.Second
+const inTime = 90 * time.Second
 
 // failsInTime wants the answer of a step on a hung machine, with a cause.
 func (r *runner) failsInTime(step <-chan answer) answer {

@@ -322,7 +322,9 @@ func KeyID(ctx context.Context, path string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, openWait)
 	defer cancel()
-	db, err := sql.Open(driverName, dsn(path, true, SyncFull))
+	// A writer's settings: it does not wait inside SQLite, where a wait is not
+	// cut off by ctx; patiently asks again.
+	db, err := sql.Open(driverName, dsn(path, false, SyncFull))
 	if err != nil {
 		return "", fmt.Errorf("read seal key id: %w", explain(path, err))
 	}

@@ -41,6 +41,9 @@ type Config struct {
 	ProbeFirst   time.Duration
 	ProbeEvery   time.Duration
 	ProbeTimeout time.Duration
+	// Silence is how long a running step's agent may give no sign of life
+	// before a poll gives up: its machine is frozen or cut off. Zero: 30 s.
+	Silence time.Duration
 	// RetryMin is the wait after a first failure, RetryMax the longest; both
 	// are spread by a fifth. Zero: 100 ms and 2 s.
 	RetryMin time.Duration
@@ -58,6 +61,7 @@ func (c Config) withDefaults() Config {
 	c.ProbeFirst = cmp.Or(c.ProbeFirst, time.Second)
 	c.ProbeEvery = cmp.Or(c.ProbeEvery, 15*time.Second)
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
+	c.Silence = cmp.Or(c.Silence, 30*time.Second)
 	c.RetryMin = cmp.Or(c.RetryMin, 100*time.Millisecond)
 	c.RetryMax = cmp.Or(c.RetryMax, 2*time.Second)
 	return c

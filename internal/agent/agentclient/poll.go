@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -78,7 +79,9 @@ func (c *Client) poll(ctx context.Context, t pool.Target, step string) (pool.Ste
 	l := c.link(t)
 	h := history{op: "poll_step", at: hostPort(t)}
 	nonsense := 0
+	alive := time.Now() // the last sign of life
 	for b := c.backoff(); ; {
+		begun := time.Now()
 		answer, err := c.once(ctx, l, t, request{op: "poll_step", method: http.MethodPost, path: agentapi.PathPollStep, body: body})
 		if err == nil {
 			return readResult(answer)
@@ -93,11 +96,23 @@ func (c *Client) poll(ctx context.Context, t pool.Target, step string) (pool.Ste
 			return pool.StepResult{}, h.end(ctx)
 		}
 		h.note(err)
+		if _, answered := errors.AsType[*pool.AgentError](err); answered || time.Since(begun) > c.cfg.provenAfter() {
+			alive = time.Now()
+		}
+		if silent := time.Since(alive); silent > c.cfg.Silence {
+			return pool.StepResult{}, fmt.Errorf("agent at %s has not answered for %s: %w", hostPort(t), silent.Round(time.Second), err)
+		}
 		c.again(ctx, t, "poll_step", err)
 		if b.wait(ctx) != nil {
 			return pool.StepResult{}, h.end(ctx)
 		}
 	}
+}
+
+// provenAfter is how long a request can last on a connection that is dead from
+// its beginning; one that lasted longer has been probed with success.
+func (c Config) provenAfter() time.Duration {
+	return c.DialTimeout + c.ProbeFirst + c.ProbeTimeout + time.Second
 }
 
 // readResult keeps the answer as it came, without its white space, and reads
