@@ -63,6 +63,10 @@ func (d *Driver) suspend(ctx context.Context, ref drivers.Ref) error {
 		}
 	}
 	d.hook(phaseSaved)
+	// The machine is its state file from here on: a caller that gives up now
+	// gets no half of it, neither saved nor running.
+	ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), cleanUpPatience, fmt.Errorf("QEMU has not ended within %s", cleanUpPatience))
+	defer cancel()
 	return m.kill(ctx, m.Name, d.reap)
 }
 
