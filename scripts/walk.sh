@@ -10,7 +10,8 @@ commands() {
 	awk '
 		/^<!-- walk -->/        { on = 1 }
 		/^<!-- end of walk -->/ { on = 0 }
-		on && /^```/            { code = !code; if (!code) print ""; next }
+		on && /^```sh$/         { code = 1; next }
+		on && /^```/            { if (code) print ""; code = 0; next } # what they answer stands in other blocks
 		on && code              { print }
 	' README.md | sed \
 		-e "s#localhost:3000#${WALK_URL:-localhost:3000}#g" \
