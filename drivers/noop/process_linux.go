@@ -258,8 +258,10 @@ func (p *processes) launch(ctx context.Context, dir string, lock *os.File, id dr
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_, err = stdin.Write(append(input, '\n'))
-	if err = errors.Join(err, stdin.Close()); errors.Is(err, syscall.EPIPE) {
-		err = nil // it has ended, and its answer says why
+	if err = errors.Join(err, stdin.Close()); errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+		// It has ended, and Wait may have closed the pipe already; its answer
+		// says why.
+		err = nil
 	}
 	if err == nil {
 		var line string
