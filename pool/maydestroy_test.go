@@ -111,12 +111,12 @@ func TestMayDestroyRow(t *testing.T) {
 			"",
 		},
 		{"a broken machine of a live lease", leased, evidence{Why: ReasonBroken, Lease: &live}, KeepLeased},
-		{"a build past its busy age in which nothing happens", leased, with2(busy, &live), ""},
-		{"a running step outlives the busy age", leased, withSteps(with2(busy, &live), 1), KeepBusy},
-		{"nobody can say whether a step runs", leased, withSteps(with2(busy, &live), -1), KeepBusy},
-		{"a call an hour ago at most", leased, with2(busy, with(live, func(l *Lease) { l.LastCall = noon.Add(-59 * time.Minute) })), KeepBusy},
-		{"a build within its busy age", leased, with2(busy, with(live, func(l *Lease) { l.Arrived = noon.Add(-23 * time.Hour) })), KeepYoung},
-		{"a gitspace has no busy age", inst(leased, func(i *Instance) { i.Kind = Gitspace }), with2(busy, &live), KeepGitspace},
+		{"a build past its busy age in which nothing happens", leased, withLease(busy, &live), ""},
+		{"a running step outlives the busy age", leased, withSteps(withLease(busy, &live), 1), KeepBusy},
+		{"nobody can say whether a step runs", leased, withSteps(withLease(busy, &live), -1), KeepBusy},
+		{"a call an hour ago at most", leased, withLease(busy, with(live, func(l *Lease) { l.LastCall = noon.Add(-59 * time.Minute) })), KeepBusy},
+		{"a build within its busy age", leased, withLease(busy, with(live, func(l *Lease) { l.Arrived = noon.Add(-23 * time.Hour) })), KeepYoung},
+		{"a gitspace has no busy age", inst(leased, func(i *Instance) { i.Kind = Gitspace }), withLease(busy, &live), KeepGitspace},
 		{"busy age after a clock jump", leased, evidence{Why: ReasonBusyAge, BusyAge: 1, Idle: 1, Lease: &live, ClockSuspicious: true}, KeepClock},
 		{"no reason", warm, evidence{}, KeepUnknown},
 	} {
@@ -130,9 +130,9 @@ func TestMayDestroyRow(t *testing.T) {
 	}
 }
 
-func with2(e evidence, l *Lease) evidence   { e.Lease = l; return e }
-func withSteps(e evidence, n int) evidence  { e.RunningSteps = n; return e }
-func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+func withLease(e evidence, l *Lease) evidence { e.Lease = l; return e }
+func withSteps(e evidence, n int) evidence    { e.RunningSteps = n; return e }
+func pick[T any](r *rand.Rand, from ...T) T   { return from[r.IntN(len(from))] }
 func within(r *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(r.Int64N(int64(2*d))) - d
 }

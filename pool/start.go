@@ -133,7 +133,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	switch {
 	case !inst.Warmed.IsZero() && inst.OS == "windows":
 		budget = m.t.BootWindows
-	case inst.Kind == Gitspace && s2(inst):
+	case inst.Kind == Gitspace && cameBack(inst):
 		budget = m.t.Hibernated
 	}
 	health, cancel := context.WithTimeout(ctx, budget)
@@ -162,8 +162,8 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	return "", nil
 }
 
-// s2 says whether the machine has come back from disk.
-func s2(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
+// cameBack says whether the machine has slept on disk since it was proven.
+func cameBack(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
 
 // stillHeld says, every now and then, whether a machine is still its lease's:
 // one that the sweeper has found dead is not waited for.
@@ -258,18 +258,23 @@ func (s *setup) wake(ctx context.Context) error {
 	return nil
 }
 
+// causeDied is the kind of a cause that is a machine's certain death.
+const causeDied = "machine_died"
+
 // failLease takes a lease off a machine that failed it before its caller was
 // answered. With choices left it waits again, at its old place; with none it
-// ends with all its causes. retry lets the pool be tried once more.
+// ends with all its causes. retry lets the pool be tried once more; a machine
+// that certainly died is no mark against its pool and costs no try, since it
+// is out of the pool with that.
 func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause Cause, retry bool) error {
 	before := 0
 	for _, c := range l.Causes {
-		if c.Pool == inst.Pool {
+		if c.Pool == inst.Pool && c.Kind != causeDied {
 			before++
 		}
 	}
 	left := slices.Clone(l.Choices)
-	if !retry || before > 0 {
+	if died := retry && cause.Kind == causeDied; !died && (!retry || before > 0) {
 		left = slices.DeleteFunc(left, func(c Choice) bool { return c.Pool == inst.Pool })
 	}
 	now := m.stamp()
@@ -278,16 +283,18 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 		Reason: "machine_failed", Message: cause.String(),
 	}
 	if len(left) == 0 {
-		ended, err := m.endLease(ctx, Ending{
-			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting},
+		// Naming the machine keeps a lease that is on another by now from being
+		// ended for this one's failure.
+		_, err := m.endLease(ctx, Ending{
+			Lease: l.Key(), Instance: inst.ID, Kind: l.Kind, States: []LeaseState{LeaseStarting},
 			Cause: cause, Reason: "setup_failed", Detail: cause.String(), Now: now, Events: []Event{event},
 		})
-		_ = ended
 		return err
 	}
 	need := cmp.Or(l.Want.Life, m.t.BusyAge)
-	g, err := m.store.Requeue(ctx, Requeue{
-		Lease: l.Key(), Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
+	// Its setup, woken below, tries what is left in the request's order.
+	_, err := m.store.Requeue(ctx, Requeue{
+		Lease: l.Key(), Instance: inst.ID, Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
 		InstanceDue: now, NeedUntil: now.Add(need),
 		Due: l.WaitUntil.Add(m.t.Grace), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
 	})
@@ -300,13 +307,6 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 	}
 	if rt := m.pools[inst.Pool]; rt != nil {
 		rt.kick()
-	}
-	if g.Lease.State == LeaseWaiting {
-		for _, c := range left {
-			if rt := m.pools[c.Pool]; rt != nil {
-				rt.kick()
-			}
-		}
 	}
 	return nil
 }

@@ -112,8 +112,10 @@ type Store interface {
 	// A lease id never seen leaves a tombstone if e.Tombstone is set.
 	End(ctx context.Context, e Ending) (Ended, error)
 	// Lose ends a starting, active or suspended lease as lost because its
-	// machine died; the instance becomes Failed.
-	Lose(ctx context.Context, k LeaseKey, reason, detail string, due, now time.Time, events ...Event) (Lease, error)
+	// machine died; the instance becomes Failed. instance, if not empty, is the
+	// machine that died, by our id: a lease that is on another by now is left
+	// alone, with ErrConflict.
+	Lose(ctx context.Context, k LeaseKey, instance, reason, detail string, due, now time.Time, events ...Event) (Lease, error)
 	// Sleep begins the suspend of an active gitspace: instance Suspending,
 	// lease suspended. Waking begins its resume: instance Resuming, lease
 	// starting. Woken ends it with the new address: instance Leased.
@@ -349,7 +351,10 @@ type Grant struct {
 // Requeue takes a lease off a machine that failed it.
 type Requeue struct {
 	Lease LeaseKey
-	Cause Cause
+	// Instance, if set, is the machine that failed, by our id: a lease that is
+	// on another by now is left alone, with ErrConflict.
+	Instance string
+	Cause    Cause
 	// Choices are what is left to try; none is refused with ErrInvalid.
 	Choices []Choice
 	NoClaim bool

@@ -263,11 +263,11 @@ func (m *Manager) died(ctx context.Context, row Instance, cause error) {
 		lease, lerr := m.leaseOf(ctx, row)
 		if err = lerr; err == nil && lease != nil {
 			err = m.failLease(ctx, *lease, row, Cause{
-				Pool: row.Pool, Instance: row.ID, Phase: "health", Kind: "machine_died", Message: cause.Error(), Console: console,
+				Pool: row.Pool, Instance: row.ID, Phase: "health", Kind: causeDied, Message: cause.Error(), Console: console,
 			}, !row.Cold)
 		}
 	default:
-		_, err = m.store.Lose(ctx, LeaseKey{ID: row.LeaseID, Generation: row.LeaseGeneration},
+		_, err = m.store.Lose(ctx, LeaseKey{ID: row.LeaseID, Generation: row.LeaseGeneration}, row.ID,
 			"machine_died", lostDetail(cause, console), now, now, event)
 	}
 	if err != nil {

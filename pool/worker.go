@@ -446,17 +446,15 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 		return nil, nil
 	}
 	now := m.stamp()
-	gone, err := m.store.Change(ctx, Change{
+	if _, err := m.store.Change(ctx, Change{
 		ID: inst.ID, From: []InstanceState{Destroying}, To: Gone, Reason: inst.Reason, Detail: inst.Detail, Now: now,
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, err
 	}
 	m.counters.destroyed(inst.Pool, "destroyed")
 	m.agent.Forget(inst.ID)
 	m.hub.notify(instanceKey(inst.ID))
 	rt.kick()
-	_ = gone
 	return nil, nil
 }
 

@@ -108,8 +108,8 @@ func (f fused) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	return through(f, func() (pool.Ended, error) { return f.s.End(ctx, e) })
 }
 
-func (f fused) Lose(ctx context.Context, k pool.LeaseKey, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.Lose(ctx, k, reason, detail, due, now, events...) })
+func (f fused) Lose(ctx context.Context, k pool.LeaseKey, instance, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	return through(f, func() (pool.Lease, error) { return f.s.Lose(ctx, k, instance, reason, detail, due, now, events...) })
 }
 
 func (f fused) Sleep(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, pool.Instance, error) {

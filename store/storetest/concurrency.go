@@ -316,7 +316,7 @@ func (h *harness) chaos(r *rand.Rand, spec pool.Instance, ids int) error {
 			Cause: pool.Cause{Pool: "a", Phase: "health", Message: "m"}, NeedUntil: now.Add(time.Hour), Due: now, LeaseDue: now, Now: now,
 		})
 	case 12:
-		_, err = h.Lose(h.ctx, pool.LeaseKey{ID: id}, "lost", "", now, now)
+		_, err = h.Lose(h.ctx, pool.LeaseKey{ID: id}, "", "lost", "", now, now)
 	}
 	for _, fine := range []error{pool.ErrConflict, pool.ErrNotFound, pool.ErrLimit} {
 		if errors.Is(err, fine) {

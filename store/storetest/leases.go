@@ -67,6 +67,21 @@ var leaseTests = []test{
 		}
 		h.sound()
 	}},
+	{"requeued or lost for a machine it is no longer on: nothing happens", func(h *harness) {
+		h.pools(9, "a")
+		h.warm("a")
+		l, i := h.claimed("lease-1", "a")
+		_, err := h.Requeue(h.ctx, pool.Requeue{
+			Lease: l.Key(), Instance: "another", Cause: pool.Cause{Pool: "a", Phase: "health", Message: "late"},
+			Choices: []pool.Choice{{Pool: "a", Shape: shape}}, Now: h.now, Due: h.now, LeaseDue: h.now, InstanceDue: h.now,
+		})
+		h.is(err, pool.ErrConflict)
+		_, err = h.Lose(h.ctx, l.Key(), "another", "machine_died", "late", h.now, h.now)
+		h.is(err, pool.ErrConflict)
+		h.equal("lease", h.lease("lease-1"), l)
+		h.equal("machine", h.get(i.ID).State, pool.Leased)
+		h.sound()
+	}},
 	{"requeued with keep: its machine is failed, not destroyed", func(h *harness) {
 		h.pools(9, "a")
 		h.warm("a")
@@ -139,7 +154,7 @@ var leaseTests = []test{
 		h.pools(9, "a")
 		l, i := h.active("lease-1", "a")
 		due := h.tick().Add(time.Minute)
-		got, err := h.Lose(h.ctx, l.Key(), "machine_dead", "killed", due, h.now, pool.Event{Lease: l.ID, Reason: "machine_dead"})
+		got, err := h.Lose(h.ctx, l.Key(), "", "machine_dead", "killed", due, h.now, pool.Event{Lease: l.ID, Reason: "machine_dead"})
 		h.no(err)
 		if got.State != pool.LeaseLost || got.Reason != "machine_dead" || got.Detail != "killed" || !got.Ended.Equal(h.now) {
 			h.Fatalf("lease is %+v", got)
@@ -150,7 +165,7 @@ var leaseTests = []test{
 			h.Fatalf("machine is %+v", m)
 		}
 		h.equal("events", h.story(pool.EventQuery{Lease: "lease-1"}), []string{"machine_dead"})
-		_, err = h.Lose(h.ctx, l.Key(), "again", "", due, h.now)
+		_, err = h.Lose(h.ctx, l.Key(), "", "again", "", due, h.now)
 		h.is(err, pool.ErrConflict)
 		h.change(i.ID, pool.Failed, pool.Resuming)
 		_, err = h.Change(h.ctx, pool.Change{ID: i.ID, From: []pool.InstanceState{pool.Resuming}, To: pool.Warm, Now: h.now})
@@ -164,7 +179,7 @@ var leaseTests = []test{
 	{"a waiting lease cannot be lost", func(h *harness) {
 		h.pools(9, "a")
 		l := h.waiting("lease-1", "a")
-		_, err := h.Lose(h.ctx, l.Key(), "r", "", h.now, h.now)
+		_, err := h.Lose(h.ctx, l.Key(), "", "r", "", h.now, h.now)
 		h.is(err, pool.ErrConflict)
 	}},
 	{"touched: the last call, never backwards", func(h *harness) {
@@ -332,7 +347,7 @@ var endTests = []test{
 	{"an older generation is named: only its machine is touched", func(h *harness) {
 		h.pools(9, "a")
 		old, i := h.active("lease-1", "a")
-		_, err := h.Lose(h.ctx, old.Key(), "machine_dead", "", h.tick(), h.now)
+		_, err := h.Lose(h.ctx, old.Key(), "", "machine_dead", "", h.tick(), h.now)
 		h.no(err)
 		now, present := h.active("lease-1", "a")
 		e, err := h.End(h.ctx, pool.Ending{Lease: old.Key(), Now: h.tick()})
@@ -352,7 +367,7 @@ var endTests = []test{
 		} {
 			id := fmt.Sprint("lease-", n)
 			old, i := h.active(id, "a")
-			_, err := h.Lose(h.ctx, old.Key(), "machine_dead", "", h.tick(), h.now)
+			_, err := h.Lose(h.ctx, old.Key(), "", "machine_dead", "", h.tick(), h.now)
 			h.no(err)
 			now, present := h.active(id, "a")
 			e, err := h.End(h.ctx, pool.Ending{Lease: pool.LeaseKey{ID: id}, Instance: name(i), Now: h.tick()})

@@ -83,6 +83,9 @@ func (t txn) requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
 	if l.State != pool.LeaseStarting {
 		return pool.Grant{}, fmt.Errorf("it is %s, not starting: %w", l.State, pool.ErrConflict)
 	}
+	if r.Instance != "" && l.InstanceID != r.Instance {
+		return pool.Grant{}, fmt.Errorf("it is on another machine by now: %w", pool.ErrConflict)
+	}
 	if err := l.decode(); err != nil {
 		return pool.Grant{}, err
 	}
@@ -134,10 +137,13 @@ func (t txn) release(ctx context.Context, i *instance, next pool.InstanceState, 
 }
 
 // Lose implements pool.Store.
-func (s *Store) Lose(ctx context.Context, k pool.LeaseKey, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+func (s *Store) Lose(ctx context.Context, k pool.LeaseKey, instance, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
 	return s.onLease(ctx, "lose", k, pool.LeaseLost,
 		[]pool.LeaseState{pool.LeaseStarting, pool.LeaseActive, pool.LeaseSuspended},
 		func(ctx context.Context, t txn, l *lease) error {
+			if instance != "" && l.InstanceID != instance {
+				return fmt.Errorf("it is on another machine by now: %w", pool.ErrConflict)
+			}
 			i, err := t.present(ctx, l)
 			if err != nil {
 				return err
