@@ -284,7 +284,7 @@ func TestDelays(t *testing.T) {
 		if err := world.Alive(s.Tags.Instance); err == nil {
 			t.Error("the agent of a booting machine answers")
 		}
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if got := status(s.Name); got.Status != drivers.StatusRunning || got.Address != "127.0.0.1" || got.Port != 9079 {
 			t.Errorf("booted: %s at %s:%d", got.Status, got.Address, got.Port)
 		}

@@ -364,7 +364,7 @@ func TestInABubble(t *testing.T) {
 			for w := range 4 {
 				wg.Go(func() {
 					for k := range 25 {
-						time.Sleep(time.Minute)
+						<-time.After(time.Minute)
 						id := fmt.Sprintf("%d-%d-%d", run, w, k)
 						if _, err := s.Arrive(t.Context(), pool.Arrival{ID: id, Choices: []pool.Choice{{Pool: "a"}}, Waiter: "w", Now: time.Now()}); err != nil {
 							t.Error(err)
@@ -384,7 +384,7 @@ func TestInABubble(t *testing.T) {
 			if err != nil || !hold.Until.Equal(time.Now().Add(time.Second).UTC()) {
 				t.Errorf("hold %+v, %v", hold, err)
 			}
-			time.Sleep(2 * time.Second)
+			<-time.After(2 * time.Second)
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -28,7 +28,7 @@ func TestMockStepTakesItsTime(t *testing.T) {
 			if err := m.StartStep(t.Context(), pretend, json.RawMessage(`{"id":"s1"}`)); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(10 * time.Second)
+			<-time.After(10 * time.Second)
 		}
 		if h, err := m.Health(t.Context(), pretend); err != nil || h.RunningSteps != 1 || h.Version != "mock" {
 			t.Errorf("health %+v, %v; want one running step", h, err)
