@@ -34,6 +34,87 @@ type PoolConfig struct {
 	Image       string
 	MachineType string
 	DiskGiB     int
+	// Hibernate puts warm machines to disk; Running of them stay in memory.
+	Hibernate bool
+	Running   int
+	// Variants are alternatives of the default tenant's machine, in the file's
+	// order, which is their priority. Tenants have machines of their own.
+	Variants []VariantConfig
+	Tenants  []TenantConfig
+	// FreeAge and BusyAge are the pool's own maximum ages; zero: the program's.
+	FreeAge, BusyAge time.Duration
+	// Schedules replace Min while they apply, the last that applies first.
+	Schedules []Schedule
+	Guards    Guards
+}
+
+// VariantConfig is one alternative of a pool. Zero fields are the pool's own.
+type VariantConfig struct {
+	// ID is unique within pool and tenant, and not "default".
+	ID string
+	// Min machines of it are kept warm beside the pool's; Max, if not negative,
+	// exist at most.
+	Min, Max int
+	// ResourceClass and Nested must equal the request's for it to be chosen.
+	ResourceClass string
+	Nested        bool
+	Image         string
+	MachineType   string
+	Zones         []string
+	DiskGiB       int
+	DiskType      string
+	GPU           bool
+	Hibernate     bool
+}
+
+// TenantConfig is one group of accounts with a spec of its own, merged over
+// the pool's already.
+type TenantConfig struct {
+	// ID is the group's stable id, Accounts are whose requests it serves.
+	ID       string
+	Accounts []string
+	Min, Max int // Max -1: only the pool's
+	Spec     any
+	SpecJSON json.RawMessage
+
+	Image       string
+	MachineType string
+	DiskGiB     int
+	Hibernate   bool
+	// Variants are merged too.
+	Variants []VariantConfig
+}
+
+// Schedule is a warm target for part of the week.
+type Schedule struct {
+	// Days it begins on; empty means all.
+	Days []time.Weekday
+	// From and To are times since midnight in Zone; To before or equal to From
+	// means the next day.
+	From, To time.Duration
+	// Zone is never nil.
+	Zone *time.Location
+	// Min replaces the pool's. Variant and Tenant name another flavour's;
+	// empty means "default".
+	Min             int
+	Variant, Tenant string
+}
+
+// Guards bound what a pool may spend and how it fails. Zero values take the
+// defaults named here.
+type Guards struct {
+	// Failures of creations or boots in a row open the breaker (5; -1 never).
+	Failures int
+	// Pause is the breaker's first (1 min), doubled each time up to MaxPause
+	// (30 min).
+	Pause, MaxPause time.Duration
+	// PerMinute bounds the machines begun in a minute (0: no bound),
+	// HoursPerDay the machine-hours spent in a UTC day (0: no bound).
+	PerMinute   int
+	HoursPerDay float64
+	// KeepFailed keeps the machine whose failure opened the breaker for
+	// inspection for so long (1 h; -1 not at all).
+	KeepFailed time.Duration
 }
 
 // DefaultWait is how long a request waits at a pool's limit unless the pool

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // The failures callers tell apart with errors.Is. The server maps each to a
@@ -17,6 +18,8 @@ var (
 	// ErrLimit: the pool has as many machines as its limit allows, or the free
 	// places belong to requests that wait longer.
 	ErrLimit = errors.New("limit reached")
+	// ErrClosed: the pool begins no machines now; see ClosedError.
+	ErrClosed = errors.New("pool is closed")
 	// ErrRetired: the pool has left the pool file and makes no new machines.
 	ErrRetired = errors.New("pool is retired")
 	// ErrHeld: the generation of the pool's row is another replica's by now.
@@ -39,6 +42,8 @@ var (
 // LimitError is an ErrLimit with its numbers.
 type LimitError struct {
 	Pool string
+	// Tenant and Variant are set if it is a flavour's own limit.
+	Tenant, Variant string
 	// Counted machines of Max are in use; Ahead requests wait longer.
 	Counted, Max, Ahead int
 }
@@ -57,6 +62,29 @@ func (e *LimitError) Error() string {
 
 // Is makes errors.Is(err, ErrLimit) true.
 func (e *LimitError) Is(target error) bool { return target == ErrLimit }
+
+// ClosedError is an ErrClosed with why and until when.
+type ClosedError struct {
+	Pool string
+	// Gate is the pool's; its Reason is "stopped" or "per_minute" for what is
+	// no gate.
+	Gate Gate
+}
+
+// Error names the pool, the reason and the time.
+func (e *ClosedError) Error() string {
+	msg := fmt.Sprintf("pool %s makes no machines now (%s)", e.Pool, e.Gate.Reason)
+	if !e.Gate.Until.IsZero() {
+		msg += " until " + e.Gate.Until.UTC().Format(time.RFC3339)
+	}
+	if e.Gate.Detail != "" {
+		msg += ": " + e.Gate.Detail
+	}
+	return msg
+}
+
+// Is makes errors.Is(err, ErrClosed) true.
+func (e *ClosedError) Is(target error) bool { return target == ErrClosed }
 
 // SetupError is why no machine could be given: every pool that was tried with
 // its phase and cause, in the order of trying.

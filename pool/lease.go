@@ -71,6 +71,10 @@ type Choice struct {
 	Shape string `json:"shape"`
 	// Zone, if set, must be the instance's.
 	Zone string `json:"zone,omitempty"`
+	// Tenant and Variant name the flavour a machine of its own is made from;
+	// empty means "default".
+	Tenant  string `json:"tenant,omitempty"`
+	Variant string `json:"variant,omitempty"`
 }
 
 // ShapeOf is the text that must be equal for a warm machine to fit a request:

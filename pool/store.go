@@ -28,11 +28,12 @@ import (
 //     what its steps exported.
 //   - Whatever fails because the database cannot be reached or written wraps
 //     ErrUnavailable and names the database.
-//   - Loop writes carry Hold; if the pool's row has another generation by then
-//     they fail with ErrHeld. The zero Hold is not checked.
-//   - Invariant: no Warm instance and waiting lease with a Waiter that fits it
-//     (equal shape, zone, enough life) exist at the same time; Arrive and
-//     Proven keep it, each within its own transaction.
+//   - What a replica's loops write goes through Fence, so that it fails with
+//     ErrHeld once another replica has the pool.
+//   - Invariant: no Warm or Hibernated instance that is not held and waiting
+//     lease with a Waiter that fits it (equal shape, zone, enough life) exist at
+//     the same time; every operation that could break it hands the machine on
+//     within its own transaction.
 type Store interface {
 	// Controller returns the id that owns this store's machines, made at
 	// random once, and records a new incarnation of the program.
@@ -53,6 +54,23 @@ type Store interface {
 	// clock, and returns the generation; ErrHeld while another replica has it.
 	// A change of holder raises the generation.
 	Hold(ctx context.Context, pool, replica string, ttl time.Duration) (Hold, error)
+	// Unhold gives a pool up before its time, so that another replica can take
+	// it at once. A hold that is another's by now is left alone, without error.
+	Unhold(ctx context.Context, h Hold) error
+	// Fence returns a view of the store whose writes fail with ErrHeld, and
+	// change nothing, unless the pool of h still has h's replica and generation
+	// when they commit: a process that was stopped and goes on cannot write
+	// what another has decided meanwhile. Reads are not checked. The zero Hold
+	// returns the store itself.
+	Fence(h Hold) Store
+	// SetGate closes a pool for creations, or with the zero Gate opens it.
+	SetGate(ctx context.Context, pool string, g Gate, now time.Time, events ...Event) error
+	// SetOverride records what an operator wants of a pool instead of its
+	// configuration; the zero Override takes it back. It survives restarts.
+	SetOverride(ctx context.Context, pool string, o Override, now time.Time, events ...Event) error
+	// Spent is what a pool's machines have cost between two moments, those that
+	// are gone and those that live. Rows are kept for days, no longer.
+	Spent(ctx context.Context, pool string, from, to time.Time) (Spent, error)
 	// Snapshot is what the planner needs of one pool: counts by state, variant
 	// and tenant of machines no lease holds, the counter, and at most waiters
 	// of the leases that wait for it, first come first.
@@ -65,7 +83,11 @@ type Store interface {
 	// a place: *LimitError, and for a lease the refusal becomes its Reason and
 	// an event if it was not already, committed although the call fails. A
 	// lease is refused too while earlier leases waiting for the pool could
-	// take the free places. ErrRetired for a pool that left the file.
+	// take the free places. ErrRetired for a pool that left the file,
+	// *ClosedError for one whose gate is closed or whose operator stopped it:
+	// recorded with the lease like a *LimitError. A canary that is let through
+	// moves the gate in the same transaction, so that it is one. The flavour's
+	// own limit and the pool's creations per minute are kept likewise.
 	Intend(ctx context.Context, in Intent) (Instance, error)
 	// Accepted records the cloud's answer: Creating becomes Booting. On a row
 	// that is Destroying by now the reference is recorded all the same, so
@@ -87,6 +109,10 @@ type Store interface {
 	// to the one given. An empty From is ErrConflict. It returns the row after
 	// the change.
 	Change(ctx context.Context, c Change) (Instance, error)
+	// SetHeld keeps an instance from being destroyed and given away, or lets it
+	// go: one that is Warm or Hibernated then is handed on like any other. Gone
+	// instances are ErrConflict.
+	SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...Event) (Instance, error)
 	// Postpone sets Due, Attempts, Reason and Detail of an instance that stays
 	// in its state, which must be the expected one.
 	Postpone(ctx context.Context, id string, state InstanceState, p Postponement) error
@@ -95,9 +121,10 @@ type Store interface {
 	// not final it is returned as it is, Joined (its Waiter becomes this one,
 	// and its WaitUntil and Due if it was waiting without a Waiter); else a
 	// new generation is written, waiting. A waiting one is then given the
-	// first warm instance that fits, its choices in order, in each the oldest
-	// machine with enough life: instance Leased, lease starting, all in this
-	// transaction. The cost does not depend on the size of any pool.
+	// first instance that fits, its choices in order, in each the oldest warm
+	// machine with enough life (Leased then), and if there is none the oldest
+	// hibernated one (Resuming then): lease starting, all in this transaction.
+	// The cost does not depend on the size of any pool.
 	// ErrDestroyedFirst if a tombstone for the id refuses it (kind build only).
 	Arrive(ctx context.Context, a Arrival) (Grant, error)
 	// Activate makes a starting lease active: its caller can be answered.
@@ -152,6 +179,10 @@ type Store interface {
 	// process that worked on them is gone. It returns how many.
 	Adopt(ctx context.Context, pools []string, now time.Time) (int, error)
 
+	// Position is the place of a waiting lease in a pool's queue, 1 being the
+	// next, counted up to limit; 0 if it does not wait there.
+	Position(ctx context.Context, k LeaseKey, pool string, limit int) (int, error)
+
 	// Lease is the latest generation of an id, LeaseAt a given one; Instance
 	// is found by our id. All are ErrNotFound if there is none.
 	Lease(ctx context.Context, id string) (Lease, error)
@@ -200,18 +231,80 @@ type PoolRow struct {
 	// SpecHash is the recipe, LastSpec what a retired pool is rebuilt from.
 	SpecHash string
 	LastSpec json.RawMessage
+	// Recipes are those of all flavours; what was made from another is drift.
+	Recipes  []string
 	Platform drivers.Platform
 	// Retired pools reap, resume and destroy, and create nothing.
 	Retired bool
 	// Counted is how many machines of the pool cost money.
 	Counted int
-	Hold    Hold
-	Updated time.Time
+	// PerMinute is how many machines may be begun in any one minute by the
+	// clock, 0 for no bound.
+	PerMinute int
+	// Flavours are those with a limit of their own.
+	Flavours []FlavourRow
+	Gate     Gate
+	Override Override
+	Hold     Hold
+	Updated  time.Time
 }
 
-// Hold is a replica's right to run a pool's loops. The zero Hold is not
-// checked by writes.
+// FlavourRow is one tenant's variant of a pool as the store counts it.
+type FlavourRow struct {
+	Tenant, Variant string
+	// Max is its own limit under the pool's; -1 for none.
+	Max     int
+	Counted int
+}
+
+// Gate is why a pool begins no machines now. The zero Gate is open.
+type Gate struct {
+	// Reason is a stable code ("breaker_open", "throttled", "quota",
+	// "no_capacity", "cost_cap"), Detail one line with the last cause.
+	Reason string `json:"reason,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// Since is when it closed, Until when it opens, or, with Canary set, when
+	// one machine may be begun to see whether it works again.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Canary is how long one trial may take, zero for a gate that just opens.
+	// Each trial begun moves Until on by it.
+	Canary time.Duration `json:"canary,omitempty"`
+	// Failures in a row that led to it, Trips how often it closed since it last
+	// worked: what the next pause is reckoned from.
+	Failures int `json:"failures,omitempty"`
+	Trips    int `json:"trips,omitempty"`
+	// Kept is the failed machine left for inspection, by our id.
+	Kept string `json:"kept,omitempty"`
+}
+
+// Closed says whether the gate lets nothing through at now but, perhaps, a
+// canary once Until has come.
+func (g Gate) Closed(now time.Time) bool {
+	return g.Reason != "" && (g.Until.IsZero() || now.Before(g.Until))
+}
+
+// Override is what an operator wants of a pool. The zero Override is nothing.
+type Override struct {
+	// Stopped: nothing is begun, also not for requests, and free machines go.
+	Stopped bool `json:"stopped,omitempty"`
+	// Min, if set, replaces the pool's warm target.
+	Min *int `json:"min,omitempty"`
+	// By and Why are for people, Since is when it was given.
+	By    string    `json:"by,omitempty"`
+	Why   string    `json:"why,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+}
+
+// Spent is machine time and how many machines were begun.
+type Spent struct {
+	Time  time.Duration
+	Begun int
+}
+
+// Hold is a replica's right to run a pool's loops. The zero Hold is none.
 type Hold struct {
+	Pool       string
 	Replica    string
 	Generation int64
 	Until      time.Time
@@ -229,9 +322,12 @@ type Snapshot struct {
 	// WaitingMore says that there are others.
 	Waiting     []Lease
 	WaitingMore bool
-	// Drifted are at most a few warm instances of another recipe than the
-	// pool's, oldest first.
-	Drifted []Instance
+	// Drifted are at most a few warm or hibernated instances whose recipe is
+	// none of Recipes, oldest first; held ones are left out.
+	Drifted  []Instance
+	Gate     Gate
+	Override Override
+	Flavours []FlavourRow
 }
 
 // Group is the count of like instances.
@@ -246,7 +342,6 @@ type Group struct {
 // Intent is a machine about to be made. Instance has every field of the row
 // but State, Since and the lease's.
 type Intent struct {
-	Hold     Hold
 	Instance Instance
 	// Lease, if its ID is set, is whom the machine is made for.
 	Lease  LeaseKey
@@ -292,8 +387,7 @@ type Proof struct {
 
 // Change is one transition of an instance.
 type Change struct {
-	Hold Hold
-	ID   string
+	ID string
 	// From are the states it may be in; Address and Port are written if set.
 	From    []InstanceState
 	To      InstanceState
@@ -462,4 +556,16 @@ type Purge struct {
 	// Tombstones older than Now are removed.
 	Now   time.Time
 	Limit int
+}
+
+// Notifier is implemented by stores that several replicas share. What is
+// announced wakes the others sooner than their next look; a lost announcement
+// only costs a tick. Stores of one process need not implement it.
+type Notifier interface {
+	// Announce tells the other replicas of topics, without waiting for them.
+	Announce(topics ...string)
+	// Listen calls f for each topic another replica announces, until ctx ends;
+	// it reconnects by itself. An empty topic means that some may have been
+	// missed.
+	Listen(ctx context.Context, f func(topic string)) error
 }

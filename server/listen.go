@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -84,16 +85,39 @@ func checkStale(ctx context.Context, path string) error {
 	if info.Mode()&fs.ModeSocket == 0 {
 		return fmt.Errorf("admin socket: %s exists and is no socket; move it away", path)
 	}
-	d := net.Dialer{Timeout: time.Second}
+	for {
+		serves, err := answers(ctx, path)
+		switch {
+		case serves:
+			return fmt.Errorf("admin socket: a runner already serves %s; stop it or use another data directory", path)
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
+			return fmt.Errorf("admin socket %s: cannot tell whether a runner serves it: %w", path, err)
+		}
+	}
+}
+
+// answers says whether somebody behind the socket talks, or is there and slow
+// to. A runner that was killed just now may have left its socket to a child
+// that it was about to turn into a machine: that one takes the connection, says
+// nothing, and is another program in a moment, which ends the connection.
+func answers(ctx context.Context, path string) (bool, error) {
+	const patience = time.Second
+	d := net.Dialer{Timeout: patience}
 	conn, err := d.DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = conn.Close()
-		return fmt.Errorf("admin socket: a runner already serves %s; stop it or use another data directory", path)
+	if err != nil {
+		return false, err
 	}
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return nil
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return false, err
 	}
-	return fmt.Errorf("admin socket %s: cannot tell whether a runner serves it: %w", path, err)
+	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.0\r\n\r\n"); err != nil {
+		return errors.Is(err, os.ErrDeadlineExceeded), err
+	}
+	n, err := conn.Read(make([]byte, 1))
+	return n > 0 || errors.Is(err, os.ErrDeadlineExceeded), err
 }
 
 // adminListener removes its file when closed, unless another runner has put

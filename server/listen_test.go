@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"net"
 	"os"
@@ -116,5 +117,32 @@ func TestWhatIsNoSocketIsNotReplaced(t *testing.T) {
 	}
 	if _, err := server.ListenAdmin(t.Context(), long); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("got %v, want an error that says the path is too long", err)
+	}
+}
+
+// A runner killed between fork and exec of a machine leaves its socket open in
+// the child for a moment: whoever connects then is hung up on without a word.
+func TestAnAdminSocketThatOnlyHangsUpIsStale(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	left, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", filepath.Join(dir, server.AdminSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	gone := make(chan error, 1)
+	go func() {
+		conn, err := left.Accept() // as long as this one waits, the child has not become the machine
+		if err == nil {
+			err = conn.Close()
+		}
+		gone <- errors.Join(err, left.Close())
+	}()
+	l, err := server.ListenAdmin(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(within(t, gone, "hang up"), l.Close()); err != nil {
+		t.Error(err)
 	}
 }

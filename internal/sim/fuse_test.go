@@ -219,3 +219,29 @@ func (f fused) Purge(ctx context.Context, p pool.Purge) (int, error) {
 func (f fused) Ping(ctx context.Context) error {
 	return f.do(func() error { return f.s.Ping(ctx) })
 }
+
+func (f fused) Unhold(ctx context.Context, h pool.Hold) error {
+	return f.do(func() error { return f.s.Unhold(ctx, h) })
+}
+
+func (f fused) Fence(h pool.Hold) pool.Store { return fused{f.s.Fence(h), f.fuse} }
+
+func (f fused) SetGate(ctx context.Context, name string, g pool.Gate, now time.Time, events ...pool.Event) error {
+	return f.do(func() error { return f.s.SetGate(ctx, name, g, now, events...) })
+}
+
+func (f fused) SetOverride(ctx context.Context, name string, o pool.Override, now time.Time, events ...pool.Event) error {
+	return f.do(func() error { return f.s.SetOverride(ctx, name, o, now, events...) })
+}
+
+func (f fused) Spent(ctx context.Context, name string, from, to time.Time) (pool.Spent, error) {
+	return through(f, func() (pool.Spent, error) { return f.s.Spent(ctx, name, from, to) })
+}
+
+func (f fused) SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...pool.Event) (pool.Instance, error) {
+	return through(f, func() (pool.Instance, error) { return f.s.SetHeld(ctx, id, held, now, events...) })
+}
+
+func (f fused) Position(ctx context.Context, k pool.LeaseKey, name string, limit int) (int, error) {
+	return through(f, func() (int, error) { return f.s.Position(ctx, k, name, limit) })
+}

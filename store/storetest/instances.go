@@ -183,20 +183,19 @@ var intendTests = []test{
 		h.pools(5, "a")
 		mine, err := h.Hold(h.ctx, "a", "replica-1", time.Nanosecond*1_000_000)
 		h.no(err)
-		_, err = h.Intend(h.ctx, pool.Intent{Hold: mine, Instance: h.spec("a"), Now: h.now})
+		_, err = h.Fence(mine).Intend(h.ctx, pool.Intent{Instance: h.spec("a"), Now: h.now})
 		h.no(err)
 		stale := mine
 		stale.Generation--
-		_, err = h.Intend(h.ctx, pool.Intent{Hold: pool.Hold{Replica: "replica-0", Generation: mine.Generation + 1}, Instance: h.spec("a"), Now: h.now})
+		_, err = h.Fence(pool.Hold{Pool: "a", Replica: "replica-0", Generation: mine.Generation + 1}).Intend(h.ctx, pool.Intent{Instance: h.spec("a"), Now: h.now})
 		h.is(err, pool.ErrHeld)
-		_, err = h.Intend(h.ctx, pool.Intent{Hold: stale, Instance: h.spec("a"), Now: h.now})
+		_, err = h.Fence(stale).Intend(h.ctx, pool.Intent{Instance: h.spec("a"), Now: h.now})
 		h.is(err, pool.ErrHeld)
 		i := h.creating("a")
-		c := pool.Change{Hold: stale, ID: i.ID, From: []pool.InstanceState{pool.Creating}, To: pool.Failed, Now: h.now}
-		_, err = h.Change(h.ctx, c)
+		c := pool.Change{ID: i.ID, From: []pool.InstanceState{pool.Creating}, To: pool.Failed, Now: h.now}
+		_, err = h.Fence(stale).Change(h.ctx, c)
 		h.is(err, pool.ErrHeld)
-		c.Hold = mine
-		_, err = h.Change(h.ctx, c)
+		_, err = h.Fence(mine).Change(h.ctx, c)
 		h.no(err)
 	}},
 	{"an event of an operation that fails is not told", func(h *harness) {

@@ -116,7 +116,7 @@ var poolTests = []test{
 			return err == nil
 		})
 		h.equal("generation", second.Generation, int64(2))
-		_, err = h.Change(h.ctx, pool.Change{Hold: again, ID: h.creating("a").ID, From: []pool.InstanceState{pool.Creating}, To: pool.Failed, Now: h.now})
+		_, err = h.Fence(again).Change(h.ctx, pool.Change{ID: h.creating("a").ID, From: []pool.InstanceState{pool.Creating}, To: pool.Failed, Now: h.now})
 		h.is(err, pool.ErrHeld)
 		rows, err := h.Pools(h.ctx)
 		h.no(err)

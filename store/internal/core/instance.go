@@ -54,9 +54,6 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 	if err != nil {
 		return pool.Instance{}, err
 	}
-	if err := checkHold(p, in.Hold); err != nil {
-		return pool.Instance{}, err
-	}
 	if p.Retired {
 		return pool.Instance{}, fmt.Errorf("pool %s: %w", p.Name, pool.ErrRetired)
 	}
@@ -159,15 +156,6 @@ func (t txn) admit(ctx context.Context, p *poolRow, l *lease, now time.Time) err
 		return err
 	}
 	return &Kept{refusal}
-}
-
-// checkHold refuses a loop's write if the pool has gone to another replica.
-func checkHold(p *poolRow, h pool.Hold) error {
-	if h == (pool.Hold{}) || h.Generation == p.Hold.Generation {
-		return nil
-	}
-	return fmt.Errorf("pool %s has generation %d of %s, not %d of %s: %w",
-		p.Name, p.Hold.Generation, p.Hold.Replica, h.Generation, h.Replica, pool.ErrHeld)
 }
 
 // Accepted implements pool.Store.
@@ -274,15 +262,6 @@ func (t txn) prove(ctx context.Context, i *instance, p pool.Proof) (*lease, erro
 // Change implements pool.Store.
 func (s *Store) Change(ctx context.Context, c pool.Change) (pool.Instance, error) {
 	return s.onInstance(ctx, fmt.Sprintf("change to %s", c.To), c.ID, func(ctx context.Context, t txn, i *instance) error {
-		if c.Hold != (pool.Hold{}) {
-			p, err := t.pool(ctx, i.Pool, true)
-			if err != nil {
-				return err
-			}
-			if err := checkHold(p, c.Hold); err != nil {
-				return err
-			}
-		}
 		if !slices.Contains(c.From, i.State) || !i.State.May(c.To) {
 			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
 		}

@@ -174,6 +174,7 @@ func (s *Store) Hold(ctx context.Context, name, replica string, ttl time.Duratio
 				return err
 			}
 			h = p.Hold
+			h.Pool = name
 			if h.Replica != replica {
 				if h.Replica != "" && ms(h.Until) > now {
 					return fmt.Errorf("replica %s has it until %s: %w", h.Replica, h.Until.Format(time.RFC3339Nano), pool.ErrHeld)

@@ -70,7 +70,7 @@ func Settle(err error) (commit bool, out error) {
 // a failure of the database.
 func Ours(err error) bool {
 	for _, target := range []error{
-		pool.ErrNotFound, pool.ErrConflict, pool.ErrLimit, pool.ErrRetired, pool.ErrHeld,
+		pool.ErrNotFound, pool.ErrConflict, pool.ErrLimit, pool.ErrClosed, pool.ErrRetired, pool.ErrHeld,
 		pool.ErrDestroyedFirst, pool.ErrInvalid, pool.ErrNotYet, store.ErrSeal,
 	} {
 		if errors.Is(err, target) {
@@ -84,11 +84,16 @@ func Ours(err error) bool {
 type Store struct {
 	b    Backend
 	seal *store.Sealer
+	// hold, if set, must still be the pool's for a write to commit.
+	hold pool.Hold
 }
 
 // New returns the operations over b. seal may be nil for a store in which
 // nothing is sealed; what needs it then fails with ErrInvalid.
 func New(b Backend, seal *store.Sealer) *Store { return &Store{b: b, seal: seal} }
+
+// Fence implements pool.Store.
+func (s *Store) Fence(h pool.Hold) pool.Store { return &Store{b: s.b, seal: s.seal, hold: h} }
 
 // Close waits for running operations and closes the database.
 func (s *Store) Close() error { return s.b.Close() }
@@ -100,7 +105,15 @@ type txn struct {
 }
 
 func (s *Store) write(ctx context.Context, op func(context.Context, txn) error) error {
-	return s.b.Write(ctx, func(ctx context.Context, tx Tx) error { return op(ctx, txn{tx, s.seal}) })
+	return s.b.Write(ctx, func(ctx context.Context, tx Tx) error {
+		t := txn{tx, s.seal}
+		if s.hold != (pool.Hold{}) {
+			if err := t.checkHold(ctx, s.hold); err != nil {
+				return err
+			}
+		}
+		return op(ctx, t)
+	})
 }
 
 func (s *Store) read(ctx context.Context, op func(context.Context, txn) error) error {
@@ -109,6 +122,19 @@ func (s *Store) read(ctx context.Context, op func(context.Context, txn) error) e
 
 func (s *Store) look(ctx context.Context, op func(context.Context, txn) error) error {
 	return s.b.Look(ctx, func(ctx context.Context, tx Tx) error { return op(ctx, txn{tx, s.seal}) })
+}
+
+// checkHold refuses a loop's write if the pool has gone to another replica.
+func (t txn) checkHold(ctx context.Context, h pool.Hold) error {
+	p, err := t.pool(ctx, h.Pool, true)
+	if err != nil {
+		return err
+	}
+	if h.Generation == p.Hold.Generation && h.Replica == p.Hold.Replica {
+		return nil
+	}
+	return fmt.Errorf("pool %s has generation %d of %s, not %d of %s: %w",
+		p.Name, p.Hold.Generation, p.Hold.Replica, h.Generation, h.Replica, pool.ErrHeld)
 }
 
 // one reads the first row of a query into what dest returns. found is false if
