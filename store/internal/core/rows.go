@@ -275,7 +275,9 @@ func (p *poolRow) fields() []any {
 }
 
 func (p *poolRow) decode() error {
-	p.Hold.Pool = p.Name
+	if p.Hold.Replica != "" {
+		p.Hold.Pool = p.Name
+	}
 	if p.spec != "" {
 		p.LastSpec = json.RawMessage(p.spec)
 	}
