@@ -37,10 +37,8 @@ func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, e
 	inst, err := m.store.Intend(ctx, in)
 	if err != nil {
 		rt.drafts.refused(in.Instance, err)
-		return inst, err
 	}
-	m.hub.notify(leaseKey(l.ID))
-	return inst, nil
+	return inst, err
 }
 
 // refill writes the intent of one more warm machine.
@@ -81,7 +79,7 @@ const (
 // any other error the row may exist. Only builds' are kept, since a gitspace's
 // certificates are good for longer.
 func (d *drafts) refused(inst Instance, err error) {
-	if inst.Kind != Build || (!errors.Is(err, ErrLimit) && !errors.Is(err, ErrRetired)) {
+	if inst.Kind != Build || (!errors.Is(err, ErrLimit) && !errors.Is(err, ErrRetired) && !errors.Is(err, ErrConflict)) {
 		return
 	}
 	d.mu.Lock()

@@ -83,12 +83,13 @@ func (m *Manager) planPool(ctx context.Context, rt *runtime) error {
 
 func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
 	i := slices.IndexFunc(l.Choices, func(c Choice) bool { return c.Pool == rt.cfg.Name })
-	if i < 0 {
+	if i < 0 || m.calls.asks(l.ID) {
 		return nil
 	}
 	inst, err := m.coldStart(ctx, l, l.Choices[i])
 	switch {
 	case err == nil:
+		m.hub.notify(leaseKey(l.ID))
 		m.work.launch(m, inst)
 		return nil
 	case errors.Is(err, ErrLimit), errors.Is(err, ErrConflict), errors.Is(err, ErrRetired):

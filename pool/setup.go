@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,9 @@ type calls struct {
 type call struct {
 	id   string
 	done chan struct{} // closed when result and err are set
+	// asks is set until the setup has asked the pools for a machine of its own
+	// once: as long, the planner need not do the same.
+	asks atomic.Bool
 
 	result SetupResult
 	err    error
@@ -47,8 +51,18 @@ func (c *calls) join(id string, progress func(Progress)) (*call, bool) {
 		return k, false
 	}
 	k := &call{id: id, done: make(chan struct{}), waiters: 1, changed: make(chan struct{}, 1), progress: progress}
+	k.asks.Store(true)
 	c.m[id] = k
 	return k, true
+}
+
+// asks says whether a setup of this process is about to ask for a machine for
+// the lease itself.
+func (c *calls) asks(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.m[id]
+	return k != nil && k.asks.Load()
 }
 
 // finish publishes the outcome and lets the next setup of the id begin anew.
@@ -156,9 +170,10 @@ type setup struct {
 	r     SetupRequest
 	begun time.Time
 	lease Lease
-	inst  *Instance // the lease's, as the store gave it with the lease; used once
-	how   string    // "warm", "cold", "resumed"
-	woke  bool      // a resume was begun by this setup
+	inst  *Instance       // the lease's, as the store gave it with the lease; used once
+	woken <-chan struct{} // the lease may have changed
+	how   string          // "warm", "cold", "resumed"
+	woke  bool            // a resume was begun by this setup
 	first []Cause
 }
 
@@ -176,6 +191,11 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 			return SetupResult{}, err
 		}
 	}
+	// Whatever changes from here on wakes the setup; what changed before, its
+	// first look finds.
+	woken, end := s.m.hub.watch(leaseKey(s.lease.ID))
+	defer end()
+	s.woken = woken
 	for {
 		switch s.lease.State {
 		case LeaseActive:
@@ -300,9 +320,17 @@ func (rt *runtime) shapeFor(w Want) string {
 // lease read anew and not waiting.
 func (s *setup) wait(ctx context.Context) error {
 	m := s.m
-	ch, end := m.hub.watch(leaseKey(s.lease.ID))
-	defer end()
-	if err := s.coldStart(ctx); err != nil {
+	err := s.coldStart(ctx)
+	if s.k.asks.Swap(false) && s.lease.State == LeaseWaiting {
+		// A place that became free since the pools refused is the planner's to
+		// give, and it may have passed this lease over.
+		for _, c := range s.lease.Choices {
+			if rt := m.pools[c.Pool]; rt != nil {
+				rt.kick()
+			}
+		}
+	}
+	if err != nil {
 		return err
 	}
 	told := false
@@ -318,7 +346,7 @@ func (s *setup) wait(ctx context.Context) error {
 		if until <= 0 {
 			return s.giveUp(ctx)
 		}
-		if err := s.pause(ctx, ch, min(until, relook)); err != nil {
+		if err := s.pause(ctx, min(until, relook)); err != nil {
 			return err
 		}
 		if err := s.reread(ctx); err != nil {
@@ -328,13 +356,13 @@ func (s *setup) wait(ctx context.Context) error {
 }
 
 // pause waits for a wake-up, for d, or for the grace of a deserted call.
-func (s *setup) pause(ctx context.Context, ch <-chan struct{}, d time.Duration) error {
+func (s *setup) pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return errStopping
-	case <-ch:
+	case <-s.woken:
 	case <-t.C:
 	case <-s.k.changed:
 	}
@@ -407,8 +435,10 @@ func (s *setup) coldStart(ctx context.Context) error {
 		switch {
 		case err == nil:
 			s.how = "cold"
+			s.lease.State, s.lease.Pool, s.lease.InstanceID = LeaseStarting, inst.Pool, inst.ID
+			s.inst = &inst
 			m.work.launch(m, inst)
-			return s.reread(ctx)
+			return nil
 		case errors.Is(err, ErrLimit), errors.Is(err, ErrRetired):
 			continue
 		case errors.Is(err, ErrConflict):

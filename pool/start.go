@@ -16,8 +16,6 @@ import (
 // state by now and is to be looked at anew.
 func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err error) {
 	m := s.m
-	ch, end := m.hub.watch(leaseKey(s.lease.ID))
-	defer end()
 	for {
 		inst, err := s.instance(ctx)
 		if err != nil {
@@ -27,15 +25,16 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 		case Leased:
 			return s.prepare(ctx, inst)
 		case Creating, Booting, Warm, Resuming:
-			// The worker has it; it is woken again in case nobody does.
-			m.work.dispatch(m, inst)
-			if err := s.pause(ctx, ch, relook); err != nil {
+			if m.work.idle(inst.ID) {
+				m.work.dispatch(m, inst) // in case nobody has
+			}
+			if err := s.pause(ctx, relook); err != nil {
 				return res, false, err
 			}
 		default:
 			// Whoever failed the machine takes the lease off it in the same
 			// breath; seeing it here means that breath is still going on.
-			if err := s.pause(ctx, ch, 100*time.Millisecond); err != nil {
+			if err := s.pause(ctx, 100*time.Millisecond); err != nil {
 				return res, false, err
 			}
 		}
@@ -48,20 +47,19 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 	}
 }
 
-// instance is the lease's machine: the row that came with a claim, once, and
-// from then on as the store has it. It is called with the watch in place, so
-// that a change after the reading is not missed.
+// instance is the lease's machine: the row that came with a claim or that was
+// written for it just now, once, and from then on as the store has it.
 func (s *setup) instance(ctx context.Context) (Instance, error) {
-	if inst := s.inst; inst != nil && inst.ID == s.lease.InstanceID && inst.State == Leased {
-		s.inst = nil
+	inst := s.inst
+	s.inst = nil
+	if inst != nil && inst.ID == s.lease.InstanceID && (inst.State == Leased || inst.State == Creating) {
 		return *inst, nil
 	}
-	s.inst = nil
-	inst, err := s.m.store.Instance(ctx, s.lease.InstanceID)
+	row, err := s.m.store.Instance(ctx, s.lease.InstanceID)
 	if err != nil {
-		return inst, fmt.Errorf("setup %s: %w", s.r.ID, err)
+		return row, fmt.Errorf("setup %s: %w", s.r.ID, err)
 	}
-	return inst, nil
+	return row, nil
 }
 
 // prepare wakes the machine, has its agent set up, and activates the lease.
