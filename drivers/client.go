@@ -47,6 +47,8 @@ type Client struct {
 	disks      DiskKeeper
 	console    ConsoleReader
 	finder     Finder
+	// guard, if set, is asked before each call.
+	guard func(ctx context.Context) error
 }
 
 // NewClient wraps a driver and looks its abilities up, once.
@@ -60,6 +62,21 @@ func NewClient(d Driver, o ClientOptions) *Client {
 	c.console, _ = d.(ConsoleReader)
 	c.finder, _ = d.(Finder)
 	return c
+}
+
+// Guarded returns a client of the same driver that asks guard before each call
+// and makes none if it answers with an error, which is then the call's.
+func (c *Client) Guarded(guard func(ctx context.Context) error) *Client {
+	guarded := *c
+	guarded.guard = guard
+	return &guarded
+}
+
+func (c *Client) admit(ctx context.Context) error {
+	if c.guard == nil {
+		return nil
+	}
+	return c.guard(ctx)
 }
 
 // OpError is a driver's error with the call it came from. Every error of a
@@ -154,11 +171,18 @@ func (c *Client) Create(ctx context.Context, spec Spec) (Ref, error) {
 // driver did not answer for is an error, never a confirmation.
 func (c *Client) Destroy(ctx context.Context, refs []Ref, o DestroyOptions) []error {
 	start := time.Now()
-	got := c.d.Destroy(ctx, refs, o)
+	var got []error
+	refused := c.admit(ctx)
+	if refused == nil {
+		got = c.d.Destroy(ctx, refs, o)
+	}
 	errs := make([]error, len(refs))
 	for i, ref := range refs {
 		err := errUnanswered
-		if i < len(got) {
+		switch {
+		case refused != nil:
+			err = refused
+		case i < len(got):
 			err = got[i]
 		}
 		errs[i] = c.wrap("destroy", ref.Name, err)
@@ -257,7 +281,8 @@ func (c *Client) Find(ctx context.Context, ref Ref) (Instance, error) {
 func (c *Client) DestroyDisks(ctx context.Context, names []string) []error {
 	start := time.Now()
 	var got []error
-	if c.disks != nil {
+	refused := c.admit(ctx)
+	if c.disks != nil && refused == nil {
 		got = c.disks.DestroyDisks(ctx, names)
 	}
 	errs := make([]error, len(names))
@@ -266,6 +291,8 @@ func (c *Client) DestroyDisks(ctx context.Context, names []string) []error {
 		switch {
 		case c.disks == nil:
 			err = ErrUnsupported
+		case refused != nil:
+			err = refused
 		case i < len(got):
 			err = got[i]
 		}
@@ -287,7 +314,11 @@ func (c *Client) Console(ctx context.Context, ref Ref, w io.Writer, limit int64)
 
 func (c *Client) call(ctx context.Context, op, subject string, f func() error) error {
 	start := time.Now()
-	err := c.wrap(op, subject, f())
+	err := c.admit(ctx)
+	if err == nil {
+		err = f()
+	}
+	err = c.wrap(op, subject, err)
 	c.done(ctx, op, subject, start, err)
 	return err
 }

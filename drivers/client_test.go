@@ -267,3 +267,32 @@ func TestClientObservesAndLogs(t *testing.T) {
 		t.Error("a key reached the log or the error")
 	}
 }
+
+func TestAGuardedClientMakesNoCallItsGuardRefuses(t *testing.T) {
+	t.Parallel()
+	stop := errors.New("not any more")
+	allowed := true
+	c := drivers.NewClient(&able{}, drivers.ClientOptions{Pool: "p", Type: "bare"}).Guarded(func(context.Context) error {
+		if allowed {
+			return nil
+		}
+		return stop
+	})
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	allowed = false
+	calls := map[string]error{
+		"ping":          c.Ping(t.Context()),
+		"suspend":       c.Suspend(t.Context(), drivers.Ref{Name: "m"}),
+		"destroy":       c.Destroy(t.Context(), []drivers.Ref{{Name: "m"}}, drivers.DestroyOptions{})[0],
+		"destroy disks": c.DestroyDisks(t.Context(), []string{"d"})[0],
+	}
+	_, calls["create"] = c.Create(t.Context(), drivers.Spec{Name: "m", Tags: drivers.Tags{Controller: "c"}})
+	_, calls["list"] = c.List(t.Context(), drivers.Query{})
+	for name, err := range calls {
+		if !errors.Is(err, stop) {
+			t.Errorf("%s answered %v, want the guard's error", name, err)
+		}
+	}
+}

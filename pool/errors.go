@@ -86,6 +86,23 @@ func (e *ClosedError) Error() string {
 // Is makes errors.Is(err, ErrClosed) true.
 func (e *ClosedError) Is(target error) bool { return target == ErrClosed }
 
+// HeldError is an ErrHeld of Store.Hold with who holds the pool and for how long.
+type HeldError struct {
+	Pool, Holder string
+	// Until is when the hold ends unless it is renewed, by the database's
+	// clock; Left is how long from the asking that was.
+	Until time.Time
+	Left  time.Duration
+}
+
+// Error names pool, holder and time.
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("pool %s is held by replica %s until %s", e.Pool, e.Holder, e.Until.UTC().Format(time.RFC3339Nano))
+}
+
+// Is makes errors.Is(err, ErrHeld) true.
+func (e *HeldError) Is(target error) bool { return target == ErrHeld }
+
 // SetupError is why no machine could be given: every pool that was tried with
 // its phase and cause, in the order of trying.
 type SetupError struct {

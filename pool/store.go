@@ -48,10 +48,14 @@ type Store interface {
 	// Configure writes the pools of the configuration. A pool that is in the
 	// store but not in pools becomes retired and keeps its last spec.
 	Configure(ctx context.Context, pools []PoolRow, now time.Time) error
+	// ConfigurePool writes one pool of the configuration and leaves the others
+	// alone: what a replica does for a pool it takes over, or that is new. With
+	// Retired set it only becomes retired.
+	ConfigurePool(ctx context.Context, pool PoolRow, now time.Time) error
 	// Pools lists all pools, retired ones included, by name.
 	Pools(ctx context.Context) ([]PoolRow, error)
 	// Hold takes or renews the pool for a replica for ttl, by the database's
-	// clock, and returns the generation; ErrHeld while another replica has it.
+	// clock, and returns the generation; *HeldError while another replica has it.
 	// A change of holder raises the generation.
 	Hold(ctx context.Context, pool, replica string, ttl time.Duration) (Hold, error)
 	// Unhold gives a pool up before its time, so that another replica can take
@@ -440,6 +444,10 @@ type Grant struct {
 	// gave it a warm machine.
 	Joined  bool
 	Claimed bool
+	// Displaced is the incarnation that waited for the lease until this call,
+	// "" if none or the same one did: it may be in the middle of preparing the
+	// machine.
+	Displaced string
 }
 
 // Requeue takes a lease off a machine that failed it.
@@ -473,8 +481,10 @@ type Ending struct {
 	Instance string
 	Kind     Kind
 	Disks    drivers.DiskPolicy
-	// States, if set, are those the lease must be in; else ErrConflict.
-	States []LeaseState
+	// States, if set, are those the lease must be in; else ErrConflict. The same
+	// if Unwaited is set and somebody waits for it.
+	States   []LeaseState
+	Unwaited bool
 	// Cause is appended to the lease's causes if its Message is set.
 	Cause  Cause
 	Reason string

@@ -52,6 +52,10 @@ func (f fused) Configure(ctx context.Context, pools []pool.PoolRow, now time.Tim
 	return f.do(func() error { return f.s.Configure(ctx, pools, now) })
 }
 
+func (f fused) ConfigurePool(ctx context.Context, row pool.PoolRow, now time.Time) error {
+	return f.do(func() error { return f.s.ConfigurePool(ctx, row, now) })
+}
+
 func (f fused) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 	return through(f, func() ([]pool.PoolRow, error) { return f.s.Pools(ctx) })
 }

@@ -39,6 +39,7 @@ func Run(t *testing.T, open Open) {
 		{"due", dueTests},
 		{"lists", listTests},
 		{"upkeep", upkeepTests},
+		{"replicas", replicaTests},
 		{"concurrency", concurrencyTests},
 		{"random", randomTests},
 	} {

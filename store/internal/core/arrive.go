@@ -119,9 +119,9 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 	waiter := clean(a.Waiter)
 	waits := l.State == pool.LeaseWaiting || l.State == pool.LeaseStarting
 	write := now.Sub(l.LastCall) >= callGrain
-	queue := false
+	queue, displaced := false, ""
 	if waits && l.Waiter != waiter {
-		write = true
+		write, displaced = true, l.Waiter
 		if l.State == pool.LeaseWaiting && l.Waiter == "" {
 			// Its process was gone and with it its turn in the queues; the new
 			// request brings its own times.
@@ -153,7 +153,7 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 		}
 	}
 	g := grant(l, claimed, claimed != nil)
-	g.Joined = true
+	g.Joined, g.Displaced = true, displaced
 	if claimed == nil && l.InstanceID != "" {
 		i, err := t.present(ctx, l)
 		if err != nil {

@@ -61,6 +61,9 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	if len(e.States) > 0 && !slices.Contains(e.States, last.State) {
 		return pool.Ended{}, fmt.Errorf("it is %s: %w", last.State, pool.ErrConflict)
 	}
+	if e.Unwaited && last.Waiter != "" {
+		return pool.Ended{}, fmt.Errorf("%s waits for it by now: %w", last.Waiter, pool.ErrConflict)
+	}
 	if last.State.Final() {
 		out := pool.Ended{Outcome: pool.EndAlready, Lease: last.Lease}
 		if i == nil {

@@ -84,18 +84,12 @@ func (s *Store) Configure(ctx context.Context, pools []pool.PoolRow, now time.Ti
 	rows := make(map[string]given, len(pools))
 	names := make([]string, 0, len(pools))
 	for _, p := range pools {
-		if err := checkID("pool", p.Name); err != nil {
-			return fmt.Errorf("configure pools: %w", err)
-		}
 		if _, twice := rows[p.Name]; twice {
 			return fmt.Errorf("configure pools: %w: pool %s is given twice", pool.ErrInvalid, p.Name)
 		}
-		if p.Min < 0 || p.Max < 0 {
-			return fmt.Errorf("configure pools: %w: pool %s has min %d and max %d", pool.ErrInvalid, p.Name, p.Min, p.Max)
-		}
-		platform, err := encodeJSON(p.Platform, false)
+		platform, err := checkPool(p)
 		if err != nil {
-			return fmt.Errorf("configure pool %s: %w", p.Name, err)
+			return fmt.Errorf("configure pools: %w", err)
 		}
 		rows[p.Name] = given{p, platform}
 		names = append(names, p.Name)
@@ -116,9 +110,7 @@ func (s *Store) Configure(ctx context.Context, pools []pool.PoolRow, now time.Ti
 			}
 		}
 		for _, name := range names {
-			p := rows[name]
-			if _, err := t.Exec(ctx, UpsertPool, p.Name, clean(p.Driver), clean(p.Scope), int64(p.Min), int64(p.Max),
-				clean(p.SpecHash), clean(string(p.LastSpec)), p.platform, ms(now)); err != nil {
+			if err := t.putPool(ctx, rows[name].PoolRow, rows[name].platform, now); err != nil {
 				return err
 			}
 		}
@@ -177,7 +169,7 @@ func (s *Store) Hold(ctx context.Context, name, replica string, ttl time.Duratio
 			h.Pool = name
 			if h.Replica != replica {
 				if h.Replica != "" && ms(h.Until) > now {
-					return fmt.Errorf("replica %s has it until %s: %w", h.Replica, h.Until.Format(time.RFC3339Nano), pool.ErrHeld)
+					return &pool.HeldError{Pool: name, Holder: h.Replica, Until: h.Until, Left: time.Duration(ms(h.Until)-now) * time.Millisecond}
 				}
 				h.Replica = replica
 				h.Generation++
