@@ -37,6 +37,10 @@ type Service interface {
 	Lease(ctx context.Context, id string) (Lease, error)
 	Instance(ctx context.Context, id string) (Instance, error)
 	Events(ctx context.Context, q EventQuery) ([]Event, error)
+	// Explain tells the story of a lease, an instance (by id or name) or a
+	// pool, and what keeps it from going on. An empty subject is tried in this
+	// order. It reads at most a few hundred rows.
+	Explain(ctx context.Context, subject Subject, id string) (Story, error)
 	// StepOutput copies a step's output from a byte offset to w, until the
 	// step ends if follow is set, else as much as there is now, and returns
 	// the next offset.

@@ -39,6 +39,7 @@ type fake struct {
 	lease    func(string) (pool.Lease, error)
 	instance func(string) (pool.Instance, error)
 	events   func(pool.EventQuery) ([]pool.Event, error)
+	explain  func(pool.Subject, string) (pool.Story, error)
 	output   func(ctx context.Context, lease, step string, offset int64, follow bool, w io.Writer) (int64, error)
 	steps    func(string) ([]string, error)
 	counters pool.Counters
@@ -121,6 +122,13 @@ func (f *fake) Events(_ context.Context, q pool.EventQuery) ([]pool.Event, error
 		return nil, nil
 	}
 	return f.events(q)
+}
+
+func (f *fake) Explain(_ context.Context, subject pool.Subject, id string) (pool.Story, error) {
+	if f.explain == nil {
+		return pool.Story{}, fmt.Errorf("%s: %w", id, pool.ErrNotFound)
+	}
+	return f.explain(subject, id)
 }
 
 func (f *fake) StepOutput(ctx context.Context, lease, step string, offset int64, follow bool, w io.Writer) (int64, error) {

@@ -98,6 +98,10 @@ func (s starting) Events(context.Context, pool.EventQuery) ([]pool.Event, error)
 	return nil, s.err()
 }
 
+func (s starting) Explain(context.Context, pool.Subject, string) (pool.Story, error) {
+	return pool.Story{}, s.err()
+}
+
 func (s starting) StepOutput(context.Context, string, string, int64, bool, io.Writer) (int64, error) {
 	return 0, s.err()
 }

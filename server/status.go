@@ -38,6 +38,7 @@ var statuses = []status{
 	{err: pool.ErrNotFound, code: "not_found", v1: http.StatusNotFound, step: http.StatusNotFound},
 	{err: pool.ErrConflict, code: "conflict", v1: http.StatusConflict, retry: time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrLimit, code: "limit_reached", v1: http.StatusTooManyRequests, retry: 2 * time.Second, step: http.StatusInternalServerError},
+	{err: pool.ErrClosed, code: "pool_closed", v1: http.StatusServiceUnavailable, retry: 30 * time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrRetired, code: "pool_retired", v1: http.StatusConflict, step: http.StatusInternalServerError},
 	{err: pool.ErrHeld, code: "held_elsewhere", v1: http.StatusServiceUnavailable, retry: time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrDestroyedFirst, code: "destroyed_first", v1: http.StatusConflict, step: http.StatusInternalServerError},

@@ -18,7 +18,7 @@ import (
 // names with its source, so that a new one cannot be forgotten here.
 var poolSentinels = map[string]error{
 	"ErrNotFound": pool.ErrNotFound, "ErrConflict": pool.ErrConflict, "ErrLimit": pool.ErrLimit,
-	"ErrRetired": pool.ErrRetired, "ErrHeld": pool.ErrHeld, "ErrDestroyedFirst": pool.ErrDestroyedFirst,
+	"ErrClosed": pool.ErrClosed, "ErrRetired": pool.ErrRetired, "ErrHeld": pool.ErrHeld, "ErrDestroyedFirst": pool.ErrDestroyedFirst,
 	"ErrLost": pool.ErrLost, "ErrInvalid": pool.ErrInvalid, "ErrNotYet": pool.ErrNotYet,
 	"ErrUnavailable": pool.ErrUnavailable, "ErrForeign": pool.ErrForeign,
 }

@@ -33,6 +33,7 @@ func (s *Server) v1Routes() []routeV1 {
 		{"/leases/{id}/steps", ask(question[string, api.StepList]{pathID, s.v1Steps})},
 		{"/leases/{id}/steps/{step}/log", s.v1Log},
 		{"/events", ask(question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})},
+		{"/explain/{id}", ask(question[explained, api.Story]{explainQuery, s.v1Explain})},
 		{"/version", ask(question[none, api.Version]{noParameters, s.v1Version})},
 	}
 }

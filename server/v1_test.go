@@ -59,6 +59,20 @@ func v1Fake() *fake {
 			}
 			return []string{"s1", "s2"}, nil
 		},
+		explain: func(subject pool.Subject, id string) (pool.Story, error) {
+			if id == "nothing" {
+				return pool.Story{}, fmt.Errorf("%w: no lease, instance or pool is called %q", pool.ErrNotFound, id)
+			}
+			if subject == "" {
+				subject = pool.SubjectLease
+			}
+			at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+			return pool.Story{
+				Subject: subject, ID: id, State: "waiting", Summary: "it waits",
+				Why:   []pool.Why{{Code: "breaker_open", Pool: "linux", Message: "boots fail", Position: 2, Until: at.Add(time.Minute)}},
+				Lines: []pool.StoryLine{{At: at, Code: "arrived", Message: "a build asks for linux"}},
+			}, nil
+		},
 		events: func(q pool.EventQuery) ([]pool.Event, error) {
 			if q.Pool == "broken" {
 				return nil, fmt.Errorf("list events: %w: database.sqlite3", pool.ErrUnavailable)
@@ -103,6 +117,9 @@ func TestV1Answers(t *testing.T) {
 		{"log of an unknown step", "GET", lease + "/steps/no/log"},
 		{"log with a negative offset", "GET", lease + "/steps/s1/log?offset=-1"},
 		{"events", "GET", "/v1/events?after=1&limit=2&pool=linux"},
+		{"explain", "GET", "/v1/explain/l1"},
+		{"explain as a pool", "GET", "/v1/explain/linux?subject=pool"},
+		{"explain what is unknown", "GET", "/v1/explain/nothing"},
 		{"events at the end", "GET", "/v1/events?after=5"},
 		{"events while the store is down", "GET", "/v1/events?pool=broken"},
 		{"unknown parameter", "GET", "/v1/leases?staet=active"},

@@ -158,6 +158,40 @@ type EventList struct {
 	More   bool    `json:"more"`
 }
 
+// Story explains one lease, instance or pool: how it stands, what keeps it
+// from going on, and how it came to that.
+type Story struct {
+	// Subject is "lease", "instance" or "pool".
+	Subject    string `json:"subject"`
+	ID         string `json:"id"`
+	Name       string `json:"name,omitempty"`
+	Generation int64  `json:"generation,omitempty"`
+	State      string `json:"state"`
+	Summary    string `json:"summary"`
+	Why        []Why  `json:"why"`
+	// Lines are oldest first.
+	Lines []StoryLine `json:"lines"`
+}
+
+// Why is one reason with a stable code.
+type Why struct {
+	Code    string `json:"code"`
+	Pool    string `json:"pool,omitempty"`
+	Message string `json:"message"`
+	// Position is the place in the pool's queue, 1 being the next.
+	Position int `json:"position,omitempty"`
+	// Until is when it ends by itself, if that is known.
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// StoryLine is one thing that happened.
+type StoryLine struct {
+	At       time.Time `json:"at"`
+	Code     string    `json:"code"`
+	Message  string    `json:"message"`
+	Instance string    `json:"instance,omitempty"`
+}
+
 // StepList is the steps of a lease in the order of their start.
 type StepList struct {
 	Steps []Step `json:"steps"`

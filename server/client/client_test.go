@@ -55,6 +55,10 @@ func (service) Events(_ context.Context, q pool.EventQuery) ([]pool.Event, error
 	return []pool.Event{{ID: q.After + 1, Lease: q.Lease, Reason: "limit_reached"}}, nil
 }
 
+func (service) Explain(_ context.Context, subject pool.Subject, id string) (pool.Story, error) {
+	return pool.Story{Subject: subject, ID: id, Why: []pool.Why{{Code: "limit", Pool: "linux"}}}, nil
+}
+
 func (s service) StepOutput(ctx context.Context, _, _ string, offset int64, follow bool, w io.Writer) (int64, error) {
 	return s.output(ctx, offset, follow, w)
 }

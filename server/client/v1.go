@@ -81,6 +81,14 @@ func (c *Client) Steps(ctx context.Context, lease string) ([]api.Step, error) {
 	return out.Steps, err
 }
 
+// Explain tells the story of a lease, an instance (by id or name) or a pool,
+// and what keeps it from going on. An empty subject is tried in this order.
+func (c *Client) Explain(ctx context.Context, subject, id string) (api.Story, error) {
+	var out api.Story
+	err := c.get(ctx, query(map[string]string{"subject": subject}), &out, "explain", id)
+	return out, err
+}
+
 // Events lists events after q.After, oldest first.
 func (c *Client) Events(ctx context.Context, q EventQuery) (api.EventList, error) {
 	var out api.EventList
