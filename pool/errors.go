@@ -50,7 +50,11 @@ type LimitError struct {
 
 // Error names the pool and its numbers.
 func (e *LimitError) Error() string {
-	msg := fmt.Sprintf("pool %s is at its limit (%d of %d machines)", e.Pool, e.Counted, e.Max)
+	what := "pool " + e.Pool
+	if e.Tenant != "" || e.Variant != "" {
+		what = fmt.Sprintf("variant %s of tenant %s in pool %s", e.Variant, e.Tenant, e.Pool)
+	}
+	msg := fmt.Sprintf("%s is at its limit (%d of %d machines)", what, e.Counted, e.Max)
 	if e.Counted < e.Max {
 		msg = fmt.Sprintf("the free places of pool %s (%d of %d machines) belong to requests that wait longer", e.Pool, e.Counted, e.Max)
 	}

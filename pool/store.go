@@ -218,6 +218,15 @@ type Controller struct {
 	ID string
 	// Born is when the store was made.
 	Born time.Time
+	// Restored is when the store was last made of a copy, Copied when that copy
+	// was; both are zero if it never was. What happened between the two is not
+	// in it: a machine that was free may have been used, one in use may have
+	// gone, leases may have ended and others begun. So a restore holds (Held,
+	// with an event) every machine that no lease had, in whatever state but
+	// Destroying and Gone: it is neither given away nor destroyed until
+	// somebody who has asked its agent lets it go or destroys it. Rows that
+	// were entered (Since) after Restored are as true as ever.
+	Restored, Copied time.Time
 }
 
 // Lifetime is one interval in which the store was alive.
@@ -245,7 +254,8 @@ type PoolRow struct {
 	// PerMinute is how many machines may be begun in any one minute by the
 	// clock, 0 for no bound.
 	PerMinute int
-	// Flavours are those with a limit of their own.
+	// Flavours are those with a limit of their own, by tenant and variant;
+	// empty names mean "default".
 	Flavours []FlavourRow
 	Gate     Gate
 	Override Override
@@ -272,7 +282,7 @@ type Gate struct {
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
 	// Canary is how long one trial may take, zero for a gate that just opens.
-	// Each trial begun moves Until on by it.
+	// Each trial begun moves Until to so long from then.
 	Canary time.Duration `json:"canary,omitempty"`
 	// Failures in a row that led to it, Trips how often it closed since it last
 	// worked: what the next pause is reckoned from.
@@ -441,7 +451,7 @@ type Grant struct {
 	// gone.
 	Instance *Instance
 	// Joined says that the lease was there before; Claimed that this very call
-	// gave it a warm machine.
+	// gave it a free machine: warm, and Leased now, or hibernated, and Resuming.
 	Joined  bool
 	Claimed bool
 	// Displaced is the incarnation that waited for the lease until this call,
@@ -555,8 +565,10 @@ type EventQuery struct {
 
 // Drift is a counter that did not equal the truth.
 type Drift struct {
-	Pool           string
-	Counted, Truth int
+	Pool string
+	// Tenant and Variant are set if it is a flavour's counter.
+	Tenant, Variant string
+	Counted, Truth  int
 }
 
 // Purge says what is old.

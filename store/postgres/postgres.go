@@ -141,14 +141,19 @@ func KeyID(ctx context.Context, dsn string) (string, error) {
 // statements are the portable ones, with the locks that several writers need.
 func statements() core.Statements {
 	s := core.Portable()
-	for _, k := range []core.Stmt{core.LockPool, core.LockInstance, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
+	for _, k := range []core.Stmt{core.LockInstance, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
 		s[k] += " FOR UPDATE"
 	}
+	// Of the row locks of a pool only a change of holder conflicts with a fenced
+	// write, and with the reference that each new machine's row makes.
+	s[core.KeepPoolHolder] += " FOR KEY SHARE"
+	s[core.LockPool] += " FOR NO KEY UPDATE"
+	s[core.LockPoolHolder] += " FOR UPDATE"
 	s[core.MatchWaiter] += " FOR UPDATE"
-	s[core.ClaimWarm] = core.Claim(" FOR UPDATE SKIP LOCKED")
+	s[core.ClaimFree] = core.Claim(" FOR UPDATE SKIP LOCKED")
 	// Under the pool's lock: a machine that another transaction is taking is
 	// waited for, since that one may yet fail and leave it warm.
-	s[core.ClaimWarmFirmly] = core.Claim(" FOR UPDATE")
+	s[core.ClaimFreeFirmly] = core.Claim(" FOR UPDATE")
 	return s
 }
 

@@ -378,10 +378,10 @@ var arriveTests = []test{
 			h.Fatalf("machine is %s of %v", got.State, l)
 		}
 	}},
-	{"what is asleep, failed or leased is never claimed", func(h *harness) {
+	{"what falls asleep, sleeps for somebody, failed or is leased is never claimed", func(h *harness) {
 		h.pools(20, "a")
 		for _, states := range [][]pool.InstanceState{
-			{pool.Hibernating}, {pool.Hibernating, pool.Hibernated}, {pool.Failed}, {pool.Destroying}, {pool.Destroying, pool.Gone},
+			{pool.Hibernating}, {pool.Hibernating, pool.Hibernated, pool.Resuming}, {pool.Failed}, {pool.Destroying}, {pool.Destroying, pool.Gone},
 		} {
 			i := h.warm("a")
 			for _, s := range states {

@@ -281,7 +281,7 @@ func (h *harness) chaos(r *rand.Rand, spec pool.Instance, ids int) error {
 		}
 		return rows[r.IntN(len(rows))], true
 	}
-	switch r.IntN(13) {
+	switch r.IntN(18) {
 	case 0, 1, 2:
 		_, err = h.Arrive(h.ctx, h.arrivalAt(id, choices...))
 	case 3:
@@ -317,6 +317,30 @@ func (h *harness) chaos(r *rand.Rand, spec pool.Instance, ids int) error {
 		})
 	case 12:
 		_, err = h.Lose(h.ctx, pool.LeaseKey{ID: id}, "", "lost", "", now, now)
+	case 13:
+		if i, ok := pick(pool.Warm, pool.Hibernating); ok {
+			to := pool.Hibernating
+			if i.State == pool.Hibernating {
+				to = pool.Hibernated
+			}
+			_, err = h.Change(h.ctx, pool.Change{ID: i.ID, From: []pool.InstanceState{i.State}, To: to, Due: now, Now: now})
+		}
+	case 14:
+		if i, ok := pick(pool.Hibernated); ok {
+			_, err = h.Change(h.ctx, pool.Change{ID: i.ID, From: []pool.InstanceState{i.State}, To: pool.Resuming, Due: now, Now: now})
+		}
+	case 15:
+		if i, ok := pick(pool.Resuming); ok {
+			if i.LeaseID != "" {
+				_, err = h.Woken(h.ctx, pool.Acceptance{ID: i.ID, Due: now, Now: now})
+			} else {
+				_, _, err = h.Proven(h.ctx, pool.Proof{ID: i.ID, Due: now.Add(time.Hour), LeaseDue: now.Add(time.Minute), Now: now})
+			}
+		}
+	case 16, 17:
+		if i, ok := pick(); ok {
+			_, err = h.SetHeld(h.ctx, i.ID, !i.Held, now)
+		}
 	}
 	for _, fine := range []error{pool.ErrConflict, pool.ErrNotFound, pool.ErrLimit} {
 		if errors.Is(err, fine) {

@@ -28,7 +28,14 @@ func Run(t *testing.T, open Open) {
 	}{
 		{"controller", controllerTests},
 		{"pools", poolTests},
+		{"holds", holdTests},
+		{"gates", gateTests},
+		{"flavours", flavourTests},
+		{"spent", spentTests},
 		{"arrive", arriveTests},
+		{"hibernated", hibernatedTests},
+		{"held", heldTests},
+		{"position", positionTests},
 		{"intend", intendTests},
 		{"instances", instanceTests},
 		{"transitions", transitionTests},
@@ -336,11 +343,13 @@ func (h *harness) sound() {
 	pools, err := h.Pools(h.ctx)
 	h.no(err)
 	live := map[string]int{}
+	liveOf := map[[3]string]int{}
 	byID := map[string]pool.Instance{}
 	for _, i := range instances {
 		byID[i.ID] = i
 		if i.State.Costs() {
 			live[i.Pool]++
+			liveOf[[3]string{i.Pool, i.Tenant, i.Variant}]++
 		}
 	}
 	for _, p := range pools {
@@ -349,6 +358,11 @@ func (h *harness) sound() {
 		}
 		if live[p.Name] != p.Counted {
 			h.Errorf("pool %s counts %d machines, it has %d", p.Name, p.Counted, live[p.Name])
+		}
+		for _, f := range p.Flavours {
+			if n := liveOf[[3]string{p.Name, f.Tenant, f.Variant}]; n != f.Counted || f.Max >= 0 && n > f.Max {
+				h.Errorf("variant %s of tenant %s in pool %s counts %d machines of %d, it has %d", f.Variant, f.Tenant, p.Name, f.Counted, f.Max, n)
+			}
 		}
 	}
 	holder := map[string]string{}
@@ -383,8 +397,8 @@ func (h *harness) sound() {
 		}
 	}
 	for _, i := range instances {
-		if i.State == pool.Warm && i.LeaseID != "" {
-			h.Errorf("warm machine %s belongs to lease %q", i.ID, i.LeaseID)
+		if (i.State == pool.Warm || i.State == pool.Hibernated) && i.LeaseID != "" {
+			h.Errorf("%s machine %s belongs to lease %q", i.State, i.ID, i.LeaseID)
 		}
 		if i.State == pool.Leased && holder[i.ID] == "" {
 			h.Errorf("leased machine %s has no open lease", i.ID)
@@ -392,7 +406,7 @@ func (h *harness) sound() {
 	}
 }
 
-// nothingFits checks that no warm machine fits a waiting lease of a builder's
+// nothingFits checks that no free machine fits a waiting lease of a builder's
 // suite. Gitspaces here never take warm machines, and all builds need an hour
 // from their arrival.
 func (h *harness) nothingFits(l pool.Lease, instances []pool.Instance) {
@@ -403,9 +417,9 @@ func (h *harness) nothingFits(l pool.Lease, instances []pool.Instance) {
 	need := l.Arrived.Add(time.Hour)
 	for _, c := range l.Choices {
 		for _, i := range instances {
-			if i.State == pool.Warm && i.Pool == c.Pool && i.Shape == c.Shape && (c.Zone == "" || c.Zone == i.Zone) &&
+			if (i.State == pool.Warm || i.State == pool.Hibernated) && !i.Held && i.Pool == c.Pool && i.Shape == c.Shape && (c.Zone == "" || c.Zone == i.Zone) &&
 				(i.Deadline.IsZero() || !i.Deadline.Before(need)) {
-				h.Errorf("lease %q waits although machine %s is warm and fits", l.ID, i.ID)
+				h.Errorf("lease %q waits although machine %s is %s and fits", l.ID, i.ID, i.State)
 			}
 		}
 	}

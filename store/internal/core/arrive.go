@@ -45,8 +45,10 @@ func checkChoices(choices []pool.Choice) error {
 		if err := checkID("pool", c.Pool); err != nil {
 			return err
 		}
-		if clean(c.Shape) != c.Shape || clean(c.Zone) != c.Zone {
-			return fmt.Errorf("%w: shape or zone for pool %s is not valid UTF-8 without NUL", pool.ErrInvalid, c.Pool)
+		for _, text := range []string{c.Shape, c.Zone, c.Tenant, c.Variant} {
+			if clean(text) != text {
+				return fmt.Errorf("%w: shape, zone or flavour for pool %s is not valid UTF-8 without NUL", pool.ErrInvalid, c.Pool)
+			}
 		}
 	}
 	return nil
@@ -169,7 +171,7 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 	return g, nil
 }
 
-// claim gives l the first warm machine that fits and makes l starting on it, in
+// claim gives l the first free machine that fits and makes l starting on it, in
 // memory; the caller writes l. It returns nil if there is none, or if l is not
 // to have one. Where others write at the same time the pools of l stay locked
 // then, so that a machine proven meanwhile finds l in the queue. An id that is
@@ -179,7 +181,7 @@ func (t txn) claim(ctx context.Context, l *lease, now, due time.Time, buried str
 		return nil, nil
 	}
 	if !l.noClaim {
-		i, err := t.claimBy(ctx, ClaimWarm, l, now, due, buried)
+		i, err := t.claimBy(ctx, ClaimFree, l, now, due, buried)
 		if i != nil || err != nil {
 			return i, err
 		}
@@ -201,7 +203,7 @@ func (t txn) claim(ctx context.Context, l *lease, now, due time.Time, buried str
 	if l.noClaim {
 		return nil, nil
 	}
-	return t.claimBy(ctx, ClaimWarmFirmly, l, now, due, buried)
+	return t.claimBy(ctx, ClaimFreeFirmly, l, now, due, buried)
 }
 
 func (t txn) claimBy(ctx context.Context, s Stmt, l *lease, now, due time.Time, buried string) (*instance, error) {
@@ -234,20 +236,25 @@ func (t txn) queue(ctx context.Context, l *lease) error {
 		return nil
 	}
 	for ord, c := range l.Choices {
-		if _, err := t.Exec(ctx, InsertChoice, c.Pool, l.Seq, int64(ord), c.Shape, c.Zone, bit(l.noClaim), l.needUntil); err != nil {
+		if _, err := t.Exec(ctx, InsertChoice, c.Pool, l.Seq, int64(ord), c.Shape, c.Zone, bit(l.noClaim), l.needUntil,
+			flavoured(c.Tenant), flavoured(c.Variant)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// handOut gives a machine that has just become warm, in memory, to the first
-// waiting lease that fits it. It returns nil if there is none. The lease is
-// written, the machine is not. due is for the lease; the zero time means as
-// long from now as its setup asked for.
+// handOut gives a machine that has just become free, in memory, to the first
+// waiting lease that fits it: a warm one is leased then, a hibernated one on its
+// way back. It returns nil if there is none, or if an operator holds the
+// machine. The lease is written, the machine is not. due is for the lease; the
+// zero time means as long from now as its setup asked for.
 func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lease, error) {
+	if i.Held {
+		return nil, nil
+	}
 	if t.Shared() {
-		if _, err := t.pool(ctx, i.Pool, true); err != nil {
+		if _, err := t.pool(ctx, i.Pool, LockPool); err != nil {
 			return nil, err
 		}
 	}
@@ -280,8 +287,12 @@ func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lea
 			due = now.Add(time.Duration(l.startMS) * time.Millisecond)
 		}
 		l.start(i, now, due)
-		i.State, i.Since, i.Due = pool.Leased, now, due
-		i.Kind, i.Cold, i.Reason, i.Detail = l.Kind, false, "", ""
+		next := pool.Leased
+		if i.State == pool.Hibernated {
+			next = pool.Resuming
+		}
+		i.enter(next, now, due)
+		i.Kind, i.Cold = l.Kind, false
 		i.LeaseID, i.LeaseGeneration, i.bound = l.ID, l.Generation, true
 		return &l, t.saveLease(ctx, &l)
 	}

@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -18,9 +17,6 @@ const (
 	// said why.
 	ReasonEnded = "lease_ended"
 )
-
-// countLimit bounds how many earlier requests are counted for a message.
-const countLimit = 1000
 
 // Intend implements pool.Store.
 func (s *Store) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
@@ -50,7 +46,7 @@ func checkIntent(in pool.Intent) error {
 }
 
 func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
-	p, err := t.pool(ctx, in.Instance.Pool, true)
+	p, err := t.pool(ctx, in.Instance.Pool, LockPool)
 	if err != nil {
 		return pool.Instance{}, err
 	}
@@ -70,7 +66,8 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 			return pool.Instance{}, fmt.Errorf("nobody waits for lease %q: %w", l.ID, pool.ErrConflict)
 		}
 	}
-	if err := t.admit(ctx, p, l, now); err != nil {
+	canary, err := t.admit(ctx, p, l, in.Instance, now)
+	if err != nil {
 		return pool.Instance{}, err
 	}
 
@@ -111,51 +108,10 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 			return pool.Instance{}, err
 		}
 	}
-	if err := must(t.Exec(ctx, Count, int64(1), p.Name)); err != nil {
+	if err := t.begin(ctx, p, i, canary, now); err != nil {
 		return pool.Instance{}, err
 	}
 	return i.Instance, t.events(ctx, ms(now), in.Events)
-}
-
-// admit says whether the pool has a place for a machine: for the lease, or for
-// a refill if l is nil. Its *LimitError for a lease is kept with the lease.
-func (t txn) admit(ctx context.Context, p *poolRow, l *lease, now time.Time) error {
-	free := p.Max - p.Counted
-	before := int64(math.MaxInt64)
-	if l != nil {
-		before = l.Seq
-	}
-	ahead := func(limit int) (n int, err error) {
-		_, err = t.one(ctx, CountAhead, []any{(*number)(&n)}, p.Name, before, int64(limit))
-		return n, err
-	}
-	if free > 0 {
-		n, err := ahead(free)
-		if err != nil {
-			return err
-		}
-		if n < free {
-			return nil
-		}
-	}
-	n, err := ahead(countLimit)
-	if err != nil {
-		return err
-	}
-	refusal := &pool.LimitError{Pool: p.Name, Counted: p.Counted, Max: p.Max, Ahead: n}
-	if l == nil || l.Reason == ReasonLimit {
-		return refusal
-	}
-	l.Reason, l.Detail = ReasonLimit, refusal.Error()
-	if err := t.saveLease(ctx, l); err != nil {
-		return err
-	}
-	if err := t.events(ctx, ms(now), []pool.Event{{
-		Pool: p.Name, Lease: l.ID, Generation: l.Generation, Reason: ReasonLimit, Message: l.Detail,
-	}}); err != nil {
-		return err
-	}
-	return &Kept{refusal}
 }
 
 // Accepted implements pool.Store.
@@ -297,9 +253,9 @@ func (t txn) change(ctx context.Context, i *instance) error {
 		if err := must(t.Exec(ctx, GoneInstance, ms(i.Since), i.Reason, i.Detail, i.Address, int64(i.Port), i.ID)); err != nil {
 			return err
 		}
-		return must(t.Exec(ctx, Count, int64(-1), i.Pool))
-	case pool.Warm:
-		// The invariant holds for every way of becoming warm.
+		return t.uncount(ctx, i)
+	case pool.Warm, pool.Hibernated:
+		// The invariant holds for every way of becoming free.
 		if _, err := t.handOut(ctx, i, i.Since, time.Time{}); err != nil {
 			return err
 		}
@@ -307,6 +263,35 @@ func (t txn) change(ctx context.Context, i *instance) error {
 	default:
 		return t.saveInstance(ctx, i)
 	}
+}
+
+// SetHeld implements pool.Store.
+func (s *Store) SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...pool.Event) (pool.Instance, error) {
+	what := "let go of"
+	if held {
+		what = "hold"
+	}
+	return s.onInstance(ctx, what, id, func(ctx context.Context, t txn, i *instance) error {
+		if i.State == pool.Gone {
+			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
+		}
+		i.Held = held
+		if err := must(t.Exec(ctx, HoldInstance, bit(held), id)); err != nil {
+			return err
+		}
+		if !held && (i.State == pool.Warm || i.State == pool.Hibernated) {
+			l, err := t.handOut(ctx, i, cut(now), time.Time{})
+			if err != nil {
+				return err
+			}
+			if l != nil {
+				if err := t.bindInstance(ctx, i); err != nil {
+					return err
+				}
+			}
+		}
+		return t.events(ctx, ms(now), events)
+	})
 }
 
 // Postpone implements pool.Store.

@@ -94,6 +94,29 @@ func (s *Store) Adopt(ctx context.Context, pools []string, now time.Time) (int, 
 	return int(adopted), nil
 }
 
+// Position implements pool.Store.
+func (s *Store) Position(ctx context.Context, k pool.LeaseKey, name string, limit int) (int, error) {
+	place := 0
+	err := s.read(ctx, func(ctx context.Context, t txn) error {
+		place = 0
+		l, err := t.lease(ctx, k, false)
+		if err != nil || limit < 1 {
+			return err
+		}
+		var seq int64
+		if waits, err := t.one(ctx, SelectPlace, []any{&seq}, name, l.Seq); err != nil || !waits {
+			return err
+		}
+		n, err := t.ahead(ctx, name, l.Seq, limit-1, nil)
+		place = n + 1
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("position of lease %q in pool %s: %w", k.ID, name, err)
+	}
+	return place, nil
+}
+
 // Lease implements pool.Store.
 func (s *Store) Lease(ctx context.Context, id string) (pool.Lease, error) {
 	return s.LeaseAt(ctx, pool.LeaseKey{ID: id})
@@ -275,25 +298,11 @@ func (s *Store) Recount(ctx context.Context) ([]pool.Drift, error) {
 			return err
 		}
 		for _, name := range names {
-			// Locked first: whoever changes the number of rows holds the pool.
-			p, err := t.pool(ctx, name, true)
-			if err != nil {
-				if errors.Is(err, pool.ErrNotFound) {
-					continue
-				}
+			drift, err := t.recount(ctx, name)
+			if err != nil && !errors.Is(err, pool.ErrNotFound) {
 				return err
 			}
-			var truth int
-			if _, err := t.one(ctx, CountInstances, []any{(*number)(&truth)}, name); err != nil {
-				return err
-			}
-			if truth == p.Counted {
-				continue
-			}
-			out = append(out, pool.Drift{Pool: name, Counted: p.Counted, Truth: truth})
-			if err := must(t.Exec(ctx, SetCounted, int64(truth), name)); err != nil {
-				return err
-			}
+			out = append(out, drift...)
 		}
 		return nil
 	})

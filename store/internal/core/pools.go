@@ -33,6 +33,9 @@ func (s *Store) Controller(ctx context.Context, incarnation string, now time.Tim
 			if _, err := t.one(ctx, SelectMeta, []any{&c.ID, (*stamp)(&c.Born), &key}); err != nil {
 				return err
 			}
+			if _, err := t.one(ctx, SelectRestored, []any{(*stamp)(&c.Restored), (*stamp)(&c.Copied)}); err != nil {
+				return err
+			}
 			_, err := t.Exec(ctx, InsertIncarnation, incarnation, ms(now))
 			return err
 		})
@@ -75,60 +78,13 @@ func (s *Store) Lifetimes(ctx context.Context) ([]pool.Lifetime, error) {
 	return out, nil
 }
 
-// Configure implements pool.Store.
-func (s *Store) Configure(ctx context.Context, pools []pool.PoolRow, now time.Time) error {
-	type given struct {
-		pool.PoolRow
-		platform string
-	}
-	rows := make(map[string]given, len(pools))
-	names := make([]string, 0, len(pools))
-	for _, p := range pools {
-		if _, twice := rows[p.Name]; twice {
-			return fmt.Errorf("configure pools: %w: pool %s is given twice", pool.ErrInvalid, p.Name)
-		}
-		platform, err := checkPool(p)
-		if err != nil {
-			return fmt.Errorf("configure pools: %w", err)
-		}
-		rows[p.Name] = given{p, platform}
-		names = append(names, p.Name)
-	}
-	slices.Sort(names)
-	err := s.write(ctx, func(ctx context.Context, t txn) error {
-		var stored []string
-		r, err := t.Query(ctx, SelectPoolNames)
-		if err := each(r, err, scanStrings(&stored)); err != nil {
-			return err
-		}
-		for _, name := range stored {
-			if _, stays := rows[name]; stays {
-				continue
-			}
-			if _, err := t.Exec(ctx, RetirePool, ms(now), name); err != nil {
-				return err
-			}
-		}
-		for _, name := range names {
-			if err := t.putPool(ctx, rows[name].PoolRow, rows[name].platform, now); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("configure pools: %w", err)
-	}
-	return nil
-}
-
 // Pools implements pool.Store.
 func (s *Store) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 	var out []pool.PoolRow
-	err := s.look(ctx, func(ctx context.Context, t txn) error {
+	err := s.read(ctx, func(ctx context.Context, t txn) error {
 		out = nil
 		rows, err := t.Query(ctx, SelectPools)
-		return each(rows, err, func(r *sql.Rows) error {
+		if err := each(rows, err, func(r *sql.Rows) error {
 			var p poolRow
 			if err := r.Scan(p.fields()...); err != nil {
 				return err
@@ -138,6 +94,22 @@ func (s *Store) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 			}
 			out = append(out, p.PoolRow)
 			return nil
+		}); err != nil {
+			return err
+		}
+		rows, err = t.Query(ctx, SelectAllFlavours)
+		return each(rows, err, func(r *sql.Rows) error {
+			var name string
+			var f pool.FlavourRow
+			if err := r.Scan(&name, &f.Tenant, &f.Variant, (*number)(&f.Max), (*number)(&f.Counted)); err != nil {
+				return err
+			}
+			for k := range out {
+				if out[k].Name == name {
+					out[k].Flavours = append(out[k].Flavours, f)
+				}
+			}
+			return nil
 		})
 	})
 	if err != nil {
@@ -146,53 +118,22 @@ func (s *Store) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 	return out, nil
 }
 
-// Hold implements pool.Store.
-func (s *Store) Hold(ctx context.Context, name, replica string, ttl time.Duration) (pool.Hold, error) {
-	var h pool.Hold
-	err := checkID("replica", replica)
-	if err == nil && ttl <= 0 {
-		err = fmt.Errorf("%w: hold for %s", pool.ErrInvalid, ttl)
-	}
-	if err == nil {
-		err = s.write(ctx, func(ctx context.Context, t txn) error {
-			p, err := t.pool(ctx, name, true)
-			if err != nil {
-				return err
-			}
-			// The clock is read after the row is locked, or a hold could be
-			// taken that was renewed meanwhile.
-			now, err := t.Clock(ctx)
-			if err != nil {
-				return err
-			}
-			h = p.Hold
-			h.Pool = name
-			if h.Replica != replica {
-				if h.Replica != "" && ms(h.Until) > now {
-					return &pool.HeldError{Pool: name, Holder: h.Replica, Until: h.Until, Left: time.Duration(ms(h.Until)-now) * time.Millisecond}
-				}
-				h.Replica = replica
-				h.Generation++
-			}
-			h.Until = at(now + ttl.Milliseconds())
-			return must(t.Exec(ctx, HoldPool, h.Replica, h.Generation, ms(h.Until), name))
-		})
-	}
-	if err != nil {
-		return pool.Hold{}, fmt.Errorf("hold pool %s: %w", name, err)
-	}
-	return h, nil
-}
-
 // Snapshot implements pool.Store.
 func (s *Store) Snapshot(ctx context.Context, name string, waiters int, _ time.Time) (pool.Snapshot, error) {
 	var out pool.Snapshot
 	err := s.read(ctx, func(ctx context.Context, t txn) error {
-		p, err := t.pool(ctx, name, false)
+		p, err := t.pool(ctx, name, SelectPool)
 		if err != nil {
 			return err
 		}
-		out = pool.Snapshot{Pool: p.Name, Counted: p.Counted, Max: p.Max, Retired: p.Retired}
+		out = pool.Snapshot{
+			Pool: p.Name, Counted: p.Counted, Max: p.Max, Retired: p.Retired, Gate: p.Gate, Override: p.Override,
+		}
+		if p.flavours > 0 {
+			if out.Flavours, err = t.flavours(ctx, name); err != nil {
+				return err
+			}
+		}
 		drifted := false
 		rows, err := t.Query(ctx, SelectGroups, name)
 		if err := each(rows, err, func(r *sql.Rows) error {
@@ -201,7 +142,7 @@ func (s *Store) Snapshot(ctx context.Context, name string, waiters int, _ time.T
 				return err
 			}
 			out.Groups = append(out.Groups, g)
-			drifted = drifted || g.State == pool.Warm && g.Recipe != p.SpecHash
+			drifted = drifted || (g.State == pool.Warm || g.State == pool.Hibernated) && !slices.Contains(p.recipes(), g.Recipe)
 			return nil
 		}); err != nil {
 			return err
@@ -213,7 +154,7 @@ func (s *Store) Snapshot(ctx context.Context, name string, waiters int, _ time.T
 			out.Waiting, out.WaitingMore = out.Waiting[:max(0, waiters)], true
 		}
 		if drifted {
-			out.Drifted, err = t.instances(t.Query(ctx, SelectDrifted, name, p.SpecHash, int64(driftSample)))
+			out.Drifted, err = t.drifted(ctx, name, p.recipes())
 		}
 		return err
 	})
@@ -221,6 +162,17 @@ func (s *Store) Snapshot(ctx context.Context, name string, waiters int, _ time.T
 		return pool.Snapshot{}, fmt.Errorf("snapshot of pool %s: %w", name, err)
 	}
 	return out, nil
+}
+
+// drifted are a few of the free machines of a pool that were made of none of
+// the given recipes, the oldest first.
+func (t txn) drifted(ctx context.Context, name string, recipes []string) ([]pool.Instance, error) {
+	f := filter{conds: []string{"state IN ('warm', 'hibernated')", "held = 0"}}
+	f.add("pool = %", name)
+	for _, r := range recipes {
+		f.add("recipe <> %", r)
+	}
+	return t.instances(t.QueryText(ctx, f.text(`SELECT `+instanceColumns+` FROM instances`, ` ORDER BY created, id`, driftSample), f.args...))
 }
 
 func scanStrings(into *[]string) func(*sql.Rows) error {

@@ -253,21 +253,51 @@ func decodeJSON(text string, into any) error {
 // poolColumns are read in this order, see fields; poolStateColumns, see state,
 // are what operations on one pool look at, without the texts of its making.
 const (
-	poolStateColumns = `name, max, spec_hash, retired, counted, holder, generation, held_until`
+	poolStateColumns = `name, max, spec_hash, retired, counted, holder, generation, held_until, recipes, per_minute, minute,
+	begun, flavours, gate, override`
 
 	poolColumns = poolStateColumns + `, driver, scope, min, last_spec, platform, updated`
 )
 
 type poolRow struct {
 	pool.PoolRow
-	spec, platform string
+	// begun is how many machines were begun in the minute, by its number since
+	// 1970; flavours how many rows of that table are the pool's.
+	minute          int64
+	begun, flavours int
+	// The JSON texts as stored.
+	spec, platform, recipe, gate, override string
+}
+
+// recipes are those of all flavours. A pool written by an older program has
+// only its own.
+func (p *poolRow) recipes() []string {
+	if len(p.Recipes) > 0 {
+		return p.Recipes
+	}
+	return []string{p.SpecHash}
 }
 
 func (p *poolRow) state() []any {
 	return []any{
 		&p.Name, (*number)(&p.Max), &p.SpecHash, (*truth)(&p.Retired), (*number)(&p.Counted), &p.Hold.Replica,
-		&p.Hold.Generation, (*stamp)(&p.Hold.Until),
+		&p.Hold.Generation, (*stamp)(&p.Hold.Until), &p.recipe, (*number)(&p.PerMinute), &p.minute, (*number)(&p.begun),
+		(*number)(&p.flavours), &p.gate, &p.override,
 	}
+}
+
+// decodeState makes what the state columns hold as JSON.
+func (p *poolRow) decodeState() error {
+	if err := decodeJSON(p.recipe, &p.Recipes); err != nil {
+		return fmt.Errorf("recipes of pool %s: %w", p.Name, err)
+	}
+	if err := decodeJSON(p.gate, &p.Gate); err != nil {
+		return fmt.Errorf("gate of pool %s: %w", p.Name, err)
+	}
+	if err := decodeJSON(p.override, &p.Override); err != nil {
+		return fmt.Errorf("override of pool %s: %w", p.Name, err)
+	}
+	return nil
 }
 
 func (p *poolRow) fields() []any {
@@ -275,7 +305,9 @@ func (p *poolRow) fields() []any {
 }
 
 func (p *poolRow) decode() error {
-	if p.Hold.Replica != "" {
+	if p.Hold.Replica == "" {
+		p.Hold = pool.Hold{}
+	} else {
 		p.Hold.Pool = p.Name
 	}
 	if p.spec != "" {
@@ -284,7 +316,7 @@ func (p *poolRow) decode() error {
 	if err := decodeJSON(p.platform, &p.Platform); err != nil {
 		return fmt.Errorf("platform of pool %s: %w", p.Name, err)
 	}
-	return nil
+	return p.decodeState()
 }
 
 // The readers of single rows. lock keeps the row as it is until the end of the
@@ -330,12 +362,9 @@ func (t txn) lease(ctx context.Context, k pool.LeaseKey, lock bool) (*lease, err
 	return &l, nil
 }
 
-// pool reads what operations look at; the rest of the row is zero.
-func (t txn) pool(ctx context.Context, name string, lock bool) (*poolRow, error) {
-	s := SelectPool
-	if lock {
-		s = LockPool
-	}
+// pool reads what operations look at, with SelectPool or one of the statements
+// that lock; the rest of the row is zero.
+func (t txn) pool(ctx context.Context, name string, s Stmt) (*poolRow, error) {
 	var p poolRow
 	found, err := t.one(ctx, s, p.state(), name)
 	if err != nil {
@@ -344,7 +373,7 @@ func (t txn) pool(ctx context.Context, name string, lock bool) (*poolRow, error)
 	if !found {
 		return nil, fmt.Errorf("pool %s: %w", name, pool.ErrNotFound)
 	}
-	return &p, nil
+	return &p, p.decodeState()
 }
 
 // instances reads and opens all rows of a query.

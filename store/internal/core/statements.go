@@ -6,6 +6,7 @@ type Stmt int
 // The statements, grouped by table.
 const (
 	SelectMeta Stmt = iota
+	SelectRestored
 	SetController
 	SetSealKey
 	Probe
@@ -16,32 +17,46 @@ const (
 
 	SelectPool
 	LockPool
+	KeepPoolHolder
+	LockPoolHolder
 	SelectPools
 	SelectPoolNames
 	UpsertPool
 	RetirePool
 	HoldPool
-	Count
+	SetGate
+	SetOverride
+	Begin
+	Uncount
 	SetCounted
 	CountInstances
+	SpentGone
+	SpentLive
+
+	SelectFlavours
+	SelectAllFlavours
+	DropFlavours
+	InsertFlavour
+	CountFlavour
+	SetFlavourCounted
 
 	InsertInstance
 	InsertIdentity
 	DropIdentity
 	SelectInstance
 	LockInstance
-	ClaimWarm
-	ClaimWarmFirmly
+	ClaimFree
+	ClaimFreeFirmly
 	MoveInstance
 	BindInstance
 	GoneInstance
 	PostponeInstance
 	SetDisks
+	HoldInstance
 	LeaseInstanceCalled
 	SelectDueInstances
 	AdoptInstances
 	SelectGroups
-	SelectDrifted
 
 	InsertLease
 	SelectLease
@@ -61,12 +76,16 @@ const (
 	DropOrphanChoices
 	MatchWaiter
 	CountAhead
+	CountAheadOfFlavour
+	CountAheadUnlimited
+	SelectPlace
 
 	PutVariable
 	SelectVariables
 	DropVariables
 
 	InsertEvent
+	SelectRefusal
 	SelectTombstone
 	DropTombstone
 	InsertTombstone
@@ -84,19 +103,20 @@ const (
 // Statements is the text of every statement.
 type Statements [NumStmts]string
 
-// warmFits selects the machine a claim takes. $6 is the pool, $7 the shape, $8
-// the zone or "", $9 the least deadline, $10 an id that must have no tombstone.
-const warmFits = `SELECT id FROM instances
-	WHERE pool = CAST($6 AS TEXT) AND shape = CAST($7 AS TEXT) AND state = 'warm'
+// freeFits selects the machine a claim takes: the oldest warm one that fits,
+// else the oldest hibernated one. $6 is the pool, $7 the shape, $8 the zone or
+// "", $9 the least deadline, $10 an id that must have no tombstone.
+const freeFits = `SELECT id FROM instances
+	WHERE pool = CAST($6 AS TEXT) AND shape = CAST($7 AS TEXT) AND state IN ('warm', 'hibernated') AND held = 0
 	AND (CAST($8 AS TEXT) = '' OR zone = CAST($8 AS TEXT)) AND (deadline = 0 OR deadline >= $9)
 	AND NOT EXISTS (SELECT 1 FROM tombstones WHERE lease_id = CAST($10 AS TEXT) AND until > $1)
-	ORDER BY created, id LIMIT 1`
+	ORDER BY state DESC, created, id LIMIT 1`
 
 // Claim is the claim with the given way of locking the machine it chose.
 func Claim(lock string) string {
-	return `UPDATE instances SET state = 'leased', since = $1, due = $2, lease_id = $3, lease_generation = $4, kind = $5,
-	bound = 1, attempts = 0, reason = '', detail = ''
-	WHERE id = (` + warmFits + lock + `) RETURNING ` + instanceColumns
+	return `UPDATE instances SET state = CASE WHEN state = 'warm' THEN 'leased' ELSE 'resuming' END,
+	since = $1, due = $2, lease_id = $3, lease_generation = $4, kind = $5, bound = 1, attempts = 0, reason = '', detail = ''
+	WHERE id = (` + freeFits + lock + `) RETURNING ` + instanceColumns
 }
 
 const (
@@ -115,10 +135,11 @@ const (
 // behind, and the plan stays the one that is tested.
 func Portable() Statements {
 	return Statements{
-		SelectMeta:    `SELECT controller, born, seal_key FROM meta WHERE id = 1`,
-		SetController: `UPDATE meta SET controller = $1, born = $2 WHERE id = 1 AND controller = ''`,
-		SetSealKey:    `UPDATE meta SET seal_key = $1 WHERE id = 1`,
-		Probe:         `UPDATE meta SET probed = probed + 1 WHERE id = 1`,
+		SelectMeta:     `SELECT controller, born, seal_key FROM meta WHERE id = 1`,
+		SelectRestored: `SELECT restored, copied FROM meta WHERE id = 1`,
+		SetController:  `UPDATE meta SET controller = $1, born = $2 WHERE id = 1 AND controller = ''`,
+		SetSealKey:     `UPDATE meta SET seal_key = $1 WHERE id = 1`,
+		Probe:          `UPDATE meta SET probed = probed + 1 WHERE id = 1`,
 		AnySealed: `SELECT CASE WHEN EXISTS (SELECT 1 FROM identities)
 	OR EXISTS (SELECT 1 FROM lease_env) THEN 1 ELSE 0 END`,
 		InsertIncarnation: `INSERT INTO controllers (incarnation, started, seen) VALUES ($1, $2, $2)
@@ -128,17 +149,34 @@ func Portable() Statements {
 
 		SelectPool:      `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
 		LockPool:        `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
+		KeepPoolHolder:  `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
+		LockPoolHolder:  `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
 		SelectPools:     `SELECT ` + poolColumns + ` FROM pools ORDER BY name`,
 		SelectPoolNames: `SELECT name FROM pools ORDER BY name`,
-		UpsertPool: `INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, retired, updated)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9)
+		UpsertPool: `INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, retired, updated, recipes,
+	per_minute, flavours)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, $12)
 	ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, scope = excluded.scope, min = excluded.min, max = excluded.max,
-	spec_hash = excluded.spec_hash, last_spec = excluded.last_spec, platform = excluded.platform, retired = 0, updated = excluded.updated`,
+	spec_hash = excluded.spec_hash, last_spec = excluded.last_spec, platform = excluded.platform, retired = 0,
+	updated = excluded.updated, recipes = excluded.recipes, per_minute = excluded.per_minute, flavours = excluded.flavours`,
 		RetirePool:     `UPDATE pools SET retired = 1, updated = $1 WHERE name = $2 AND retired = 0`,
 		HoldPool:       `UPDATE pools SET holder = $1, generation = $2, held_until = $3 WHERE name = $4`,
-		Count:          `UPDATE pools SET counted = CASE WHEN counted + $1 < 0 THEN 0 ELSE counted + $1 END WHERE name = $2`,
+		SetGate:        `UPDATE pools SET gate = $1 WHERE name = $2`,
+		SetOverride:    `UPDATE pools SET override = $1 WHERE name = $2`,
+		Begin:          `UPDATE pools SET counted = counted + 1, minute = $1, begun = $2, gate = $3 WHERE name = $4`,
+		Uncount:        `UPDATE pools SET counted = CASE WHEN counted < 1 THEN 0 ELSE counted - 1 END WHERE name = $1 RETURNING flavours`,
 		SetCounted:     `UPDATE pools SET counted = $1 WHERE name = $2`,
-		CountInstances: `SELECT count(*) FROM instances WHERE pool = $1 AND state <> 'gone'`,
+		CountInstances: `SELECT tenant, variant, count(*) FROM instances WHERE pool = $1 AND state <> 'gone' GROUP BY tenant, variant`,
+		SpentGone:      spent(`state = 'gone' AND since > $1`, `CASE WHEN since > $2 THEN $2 ELSE since END`),
+		SpentLive:      spent(`state <> 'gone'`, `CAST($2 AS BIGINT)`),
+
+		SelectFlavours:    `SELECT tenant, variant, max, counted FROM flavours WHERE pool = $1 ORDER BY tenant, variant`,
+		SelectAllFlavours: `SELECT pool, tenant, variant, max, counted FROM flavours ORDER BY pool, tenant, variant`,
+		DropFlavours:      `DELETE FROM flavours WHERE pool = $1`,
+		InsertFlavour:     `INSERT INTO flavours (pool, tenant, variant, max, counted) VALUES ($1, $2, $3, $4, $5)`,
+		CountFlavour: `UPDATE flavours SET counted = CASE WHEN counted + $1 < 0 THEN 0 ELSE counted + $1 END
+	WHERE pool = $2 AND tenant = $3 AND variant = $4`,
+		SetFlavourCounted: `UPDATE flavours SET counted = $1 WHERE pool = $2 AND tenant = $3 AND variant = $4`,
 
 		InsertInstance: `INSERT INTO instances (` + instanceInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
 	$13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)`,
@@ -146,8 +184,8 @@ func Portable() Statements {
 		DropIdentity:    `DELETE FROM identities WHERE instance_id = $1`,
 		SelectInstance:  `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
 		LockInstance:    `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
-		ClaimWarm:       Claim(""),
-		ClaimWarmFirmly: Claim(""),
+		ClaimFree:       Claim(""),
+		ClaimFreeFirmly: Claim(""),
 		MoveInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
 	bound = $8, zone = $9, cloud_id = $10, address = $11, port = $12, warmed = $13, agent_version = $14 WHERE id = $15`,
 		BindInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
@@ -157,6 +195,7 @@ func Portable() Statements {
 	address = $4, port = $5 WHERE id = $6`,
 		PostponeInstance: `UPDATE instances SET due = $1, attempts = $2, reason = $3, detail = $4 WHERE id = $5`,
 		SetDisks:         `UPDATE instances SET disks = $1 WHERE id = $2`,
+		HoldInstance:     `UPDATE instances SET held = $1 WHERE id = $2`,
 		LeaseInstanceCalled: `SELECT ` + instanceColumns + ` FROM instances
 	WHERE lease_id = $1 AND lease_id <> '' AND (id = $2 OR cloud_id = $2 OR name = $2)
 	ORDER BY lease_generation DESC, created DESC LIMIT 1`,
@@ -167,9 +206,6 @@ func Portable() Statements {
 		SelectGroups: `SELECT state, variant, tenant, shape, recipe, count(*) FROM instances
 	WHERE pool = CAST($1 AS TEXT) AND bound = 0 AND state <> 'gone' GROUP BY state, variant, tenant, shape, recipe
 	ORDER BY state, variant, tenant, shape, recipe`,
-		SelectDrifted: `SELECT ` + instanceColumns + ` FROM instances
-	WHERE pool = $1 AND state = 'warm' AND recipe <> $2 ORDER BY created, id LIMIT $3`,
-
 		InsertLease: `INSERT INTO leases (` + leaseInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
 	$14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) RETURNING seq`,
 		SelectLease:       `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 AND generation = $2`,
@@ -189,14 +225,22 @@ func Portable() Statements {
 		SelectWaiters: `SELECT DISTINCT waiter FROM leases WHERE waiter <> ''`,
 		OrphanLeases:  `UPDATE leases SET waiter = '', due = $1 WHERE waiter = $2 AND waiter <> ''`,
 
-		InsertChoice: `INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until)
-	VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		InsertChoice: `INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until, tenant, variant)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		DropChoices: `DELETE FROM lease_choices WHERE seq = $1`,
 		DropOrphanChoices: `DELETE FROM lease_choices
 	WHERE seq IN (SELECT seq FROM leases WHERE waiter = $1 AND waiter <> '')`,
 		MatchWaiter: matchWaiter,
 		CountAhead: `SELECT count(*) FROM
 	(SELECT DISTINCT seq FROM lease_choices WHERE pool = CAST($1 AS TEXT) AND seq < $2 LIMIT CAST($3 AS BIGINT)) AS ahead`,
+		CountAheadOfFlavour: `SELECT count(*) FROM (SELECT DISTINCT seq FROM lease_choices
+	WHERE pool = CAST($1 AS TEXT) AND tenant = CAST($2 AS TEXT) AND variant = CAST($3 AS TEXT) AND seq < $4
+	LIMIT CAST($5 AS BIGINT)) AS ahead`,
+		CountAheadUnlimited: `SELECT count(*) FROM (SELECT DISTINCT seq FROM lease_choices AS c
+	WHERE c.pool = CAST($1 AS TEXT) AND c.seq < $2 AND NOT EXISTS (SELECT 1 FROM flavours AS f
+	WHERE f.pool = c.pool AND f.tenant = c.tenant AND f.variant = c.variant AND f.max >= 0)
+	LIMIT CAST($3 AS BIGINT)) AS ahead`,
+		SelectPlace: `SELECT seq FROM lease_choices WHERE pool = $1 AND seq = $2 LIMIT 1`,
 
 		PutVariable: `INSERT INTO lease_env (seq, name, value, updated) VALUES ($1, $2, $3, $4)
 	ON CONFLICT (seq, name) DO UPDATE SET value = excluded.value, updated = excluded.updated`,
@@ -205,6 +249,8 @@ func Portable() Statements {
 
 		InsertEvent: `INSERT INTO events (at, pool, instance, lease, generation, reason, message)
 	VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		SelectRefusal: `SELECT 1 FROM events
+	WHERE lease <> '' AND lease = $1 AND generation = $2 AND pool = $3 AND reason = $4 LIMIT 1`,
 		SelectTombstone: `SELECT until FROM tombstones WHERE lease_id = $1`,
 		DropTombstone:   `DELETE FROM tombstones WHERE lease_id = $1`,
 		InsertTombstone: `INSERT INTO tombstones (lease_id, until) VALUES ($1, $2) RETURNING seq`,
@@ -219,4 +265,15 @@ func Portable() Statements {
 		PurgeEvents:     `DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2)`,
 		PurgeTombstones: `DELETE FROM tombstones WHERE seq IN (SELECT seq FROM tombstones WHERE until < $1 ORDER BY until LIMIT $2)`,
 	}
+}
+
+// spent reckons, for the machines of pool $3 that meet a condition, how many
+// milliseconds of their lives lie between $1 and $2, and how many were begun
+// there. until is the end of a machine's time.
+func spent(cond, until string) string {
+	const from = `CASE WHEN created < $1 THEN $1 ELSE created END`
+	// The beginnings first: parameters appear in their order.
+	return `SELECT CAST(coalesce(sum(0 - ` + from + ` + ` + until + `), 0) AS BIGINT),
+	CAST(coalesce(sum(CASE WHEN created >= $1 THEN 1 ELSE 0 END), 0) AS BIGINT)
+	FROM instances WHERE pool = $3 AND ` + cond + ` AND created < $2`
 }

@@ -92,9 +92,6 @@ type Store struct {
 // nothing is sealed; what needs it then fails with ErrInvalid.
 func New(b Backend, seal *store.Sealer) *Store { return &Store{b: b, seal: seal} }
 
-// Fence implements pool.Store.
-func (s *Store) Fence(h pool.Hold) pool.Store { return &Store{b: s.b, seal: s.seal, hold: h} }
-
 // Close waits for running operations and closes the database.
 func (s *Store) Close() error { return s.b.Close() }
 
@@ -122,19 +119,6 @@ func (s *Store) read(ctx context.Context, op func(context.Context, txn) error) e
 
 func (s *Store) look(ctx context.Context, op func(context.Context, txn) error) error {
 	return s.b.Look(ctx, func(ctx context.Context, tx Tx) error { return op(ctx, txn{tx, s.seal}) })
-}
-
-// checkHold refuses a loop's write if the pool has gone to another replica.
-func (t txn) checkHold(ctx context.Context, h pool.Hold) error {
-	p, err := t.pool(ctx, h.Pool, true)
-	if err != nil {
-		return err
-	}
-	if h.Generation == p.Hold.Generation && h.Replica == p.Hold.Replica {
-		return nil
-	}
-	return fmt.Errorf("pool %s has generation %d of %s, not %d of %s: %w",
-		p.Name, p.Hold.Generation, p.Hold.Replica, h.Generation, h.Replica, pool.ErrHeld)
 }
 
 // one reads the first row of a query into what dest returns. found is false if

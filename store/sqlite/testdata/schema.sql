@@ -29,6 +29,14 @@ CREATE INDEX events_at       ON events (at);
 CREATE INDEX events_instance ON events (instance, id) WHERE instance <> '';
 CREATE INDEX events_lease    ON events (lease, id) WHERE lease <> '';
 CREATE INDEX events_pool     ON events (pool, id) WHERE pool <> '';
+CREATE TABLE flavours (
+	pool          TEXT    NOT NULL REFERENCES pools (name),
+	tenant        TEXT    NOT NULL,
+	variant       TEXT    NOT NULL,
+	max           INTEGER NOT NULL,
+	counted       INTEGER NOT NULL DEFAULT 0 CHECK (counted >= 0),
+	PRIMARY KEY (pool, tenant, variant)
+) WITHOUT ROWID, STRICT;
 CREATE TABLE goose_db_version (
 		id INTEGER PRIMARY KEY AUTOINCREMENT,
 		version_id INTEGER NOT NULL,
@@ -78,11 +86,13 @@ CREATE TABLE instances (
 	bound            INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX instances_due   ON instances (pool, due, id) WHERE state <> 'gone';
+CREATE INDEX instances_free  ON instances (pool, shape, state DESC, created, id, deadline, zone, held)
+	WHERE state IN ('warm', 'hibernated') AND held = 0;
 CREATE INDEX instances_gone  ON instances (since) WHERE state = 'gone';
 CREATE INDEX instances_group ON instances (pool, state, variant, tenant, shape, recipe) WHERE bound = 0 AND state <> 'gone';
 CREATE INDEX instances_lease ON instances (lease_id) WHERE lease_id <> '';
 CREATE INDEX instances_made  ON instances (created, id);
-CREATE INDEX instances_warm  ON instances (pool, shape, created, id, deadline, zone) WHERE state = 'warm';
+CREATE INDEX instances_spent ON instances (pool, since, created) WHERE state = 'gone';
 CREATE TABLE lease_choices (
 	pool          TEXT    NOT NULL,
 	seq           INTEGER NOT NULL REFERENCES leases (seq) ON DELETE CASCADE,
@@ -90,9 +100,10 @@ CREATE TABLE lease_choices (
 	shape         TEXT    NOT NULL,
 	zone          TEXT    NOT NULL,
 	no_claim      INTEGER NOT NULL,
-	need_until    INTEGER NOT NULL,
+	need_until    INTEGER NOT NULL, tenant  TEXT NOT NULL DEFAULT 'default', variant TEXT NOT NULL DEFAULT 'default',
 	PRIMARY KEY (pool, seq, ord)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX lease_choices_flavour ON lease_choices (pool, tenant, variant, seq);
 CREATE INDEX lease_choices_match ON lease_choices (pool, shape, no_claim, seq, need_until, zone);
 CREATE INDEX lease_choices_seq   ON lease_choices (seq);
 CREATE TABLE lease_env (
@@ -139,7 +150,7 @@ CREATE TABLE meta (
 	born          INTEGER NOT NULL DEFAULT 0,
 	seal_key      TEXT    NOT NULL DEFAULT '',
 	probed        INTEGER NOT NULL DEFAULT 0
-) STRICT;
+, restored INTEGER NOT NULL DEFAULT 0, copied   INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE pools (
 	name          TEXT    NOT NULL PRIMARY KEY,
 	driver        TEXT    NOT NULL,
@@ -156,7 +167,7 @@ CREATE TABLE pools (
 	held_until    INTEGER NOT NULL DEFAULT 0,
 	breaker       TEXT    NOT NULL DEFAULT '',
 	updated       INTEGER NOT NULL
-) STRICT;
+, recipes    TEXT    NOT NULL DEFAULT '', per_minute INTEGER NOT NULL DEFAULT 0, minute     INTEGER NOT NULL DEFAULT 0, begun      INTEGER NOT NULL DEFAULT 0, flavours   INTEGER NOT NULL DEFAULT 0, gate       TEXT    NOT NULL DEFAULT '', override   TEXT    NOT NULL DEFAULT '') STRICT;
 CREATE TABLE tombstones (
 	seq           INTEGER PRIMARY KEY AUTOINCREMENT,
 	lease_id      TEXT    NOT NULL UNIQUE,
