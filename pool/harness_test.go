@@ -52,6 +52,12 @@ type poolSpec struct {
 func inBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 	t.Helper()
 	t.Parallel()
+	aloneInBubble(t, f)
+}
+
+// aloneInBubble is inBubble for a test that measures the whole process.
+func aloneInBubble(t *testing.T, f func(t *testing.T, e *engine)) {
+	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		sealer, err := store.NewSealer(make([]byte, store.KeySize))

@@ -1,0 +1,120 @@
+package pool_test
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+var leases = flag.Int("leases", 1000, "how many leases TestManyLeasesLeaveNothingBehind takes; make bench takes 100,000")
+
+// A thousand requests at once for a hundred places: each gets a machine, in
+// the order of arrival, and there are never more machines than places.
+func TestAThousandSetupsWaitInOrderForAHundredPlaces(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		const requests, places = 1000, 100
+		e.pools = []poolSpec{{name: "p", min: 10, max: places, wait: time.Hour}}
+		e.start()
+		var most atomic.Int64
+		look := func() {
+			for n := int64(len(e.world.Machines())); ; {
+				old := most.Load()
+				if n <= old || most.CompareAndSwap(old, n) {
+					return
+				}
+			}
+		}
+		var mu sync.Mutex
+		var served []pool.Lease
+		var clients sync.WaitGroup
+		for i := range requests {
+			clients.Go(func() {
+				res, err := e.m.Setup(t.Context(), e.request(fmt.Sprintf("r%d", i)))
+				if err != nil {
+					t.Errorf("r%d: %v", i, err)
+					return
+				}
+				look()
+				mu.Lock()
+				served = append(served, res.Lease)
+				mu.Unlock()
+				<-time.After(time.Second)
+				e.destroy(res.Lease.ID)
+				look()
+			})
+		}
+		clients.Wait()
+		if got := most.Load(); got > places {
+			t.Errorf("%d machines at the same time, the limit is %d", got, places)
+		}
+		slices.SortFunc(served, func(a, b pool.Lease) int { return int(a.Seq - b.Seq) })
+		for i := 1; i < len(served); i++ {
+			if before, after := served[i-1], served[i]; after.Claimed.Before(before.Claimed) {
+				t.Errorf("request %d was given a machine %s before request %d", after.Seq, before.Claimed.Sub(after.Claimed), before.Seq)
+			}
+		}
+		if len(served) != requests {
+			t.Errorf("%d of %d requests were answered", len(served), requests)
+		}
+	})
+}
+
+// Whatever a lease takes of memory and goroutines it gives back: a runner that
+// has served for weeks is as it was on its first day.
+func TestManyLeasesLeaveNothingBehind(t *testing.T) {
+	aloneInBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", min: 4, max: 16}}
+		e.limits = pool.Timeouts{SweepLocal: time.Minute}
+		e.start()
+		serve := func(from, to int) {
+			const clients = 8
+			var g sync.WaitGroup
+			for c := range clients {
+				g.Go(func() {
+					for i := from + c; i < to; i += clients {
+						id := fmt.Sprintf("r%d", i)
+						e.setup(id)
+						<-time.After(time.Minute)
+						e.destroy(id)
+					}
+				})
+			}
+			g.Wait()
+			pass(time.Minute)
+		}
+		// The first tenth fills what is kept on purpose: statements, pools of
+		// buffers, the bounded tables of finished steps.
+		first := *leases / 10
+		serve(0, first)
+		goroutines, heap := weigh()
+		serve(first, *leases)
+		goroutinesAfter, heapAfter := weigh()
+		if goroutinesAfter > goroutines {
+			t.Errorf("%d goroutines after %d leases, %d after %d", goroutinesAfter, *leases, goroutines, first)
+		}
+		// What the pretend world remembers of each machine it ever made is not
+		// the engine's; 200 bytes a lease are allowed for it.
+		if grown := int64(heapAfter) - int64(heap); grown > 4<<20+200*int64(*leases) {
+			t.Errorf("the heap grew by %d bytes over %d leases", grown, *leases-first)
+		}
+		t.Logf("%d leases: goroutines %d, then %d; heap %d KiB, then %d KiB", *leases, goroutines, goroutinesAfter, heap>>10, heapAfter>>10)
+	})
+}
+
+// weigh counts what lives.
+func weigh() (goroutines int, heap uint64) {
+	synctest.Wait()
+	runtime.GC()
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return runtime.NumGoroutine(), s.HeapAlloc
+}
