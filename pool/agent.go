@@ -18,6 +18,9 @@ type Target struct {
 	// Identity holds the pair and CA of the machine and the TLS server name.
 	Identity drivers.Identity
 	OS       string
+	// Use names what the machine is set up for, "" for nobody: one lease and
+	// generation. Our agent refuses to be set up for a second one.
+	Use string
 }
 
 // Agent talks to the programs inside machines. Methods are safe for concurrent
@@ -32,7 +35,8 @@ type Agent interface {
 	Rehearse(ctx context.Context, t Target) error
 	// Setup prepares the machine for a stage. It repeats what can be repeated
 	// until ctx ends, stops at a final refusal, and then returns the last
-	// answer of the agent, not the time-out.
+	// answer of the agent, not the time-out. An agent that was set up for
+	// another use than t's refuses with StatusUsed.
 	Setup(ctx context.Context, t Target, body json.RawMessage) error
 	// StartStep starts a step, once per step id, with the same rules.
 	StartStep(ctx context.Context, t Target, body json.RawMessage) error
@@ -50,12 +54,28 @@ type Agent interface {
 	Forget(instance string)
 }
 
+// StatusUsed is the status with which our agent refuses a setup because its
+// machine was set up for another use before.
+const StatusUsed = 409
+
 // Health is what an agent says of itself.
 type Health struct {
 	Version string
 	// RunningSteps is -1 if the agent does not tell.
 	RunningSteps int
+	// Used says whether the machine has ever been set up for somebody.
+	Used Used
 }
+
+// Used is whether a machine has ever been set up for somebody.
+type Used int
+
+// UsedUnknown is what agents other than ours say.
+const (
+	UsedUnknown Used = iota
+	UsedNever
+	UsedOnce
+)
 
 // StepResult is how a step ended.
 type StepResult struct {

@@ -15,7 +15,7 @@ var phaseBounds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2
 type counters struct {
 	mu       sync.Mutex
 	c        Counters
-	byScope  map[string]int
+	byScope  map[string]map[OrphanLabel]int
 	phaseMap map[string]*Histogram
 }
 
@@ -24,7 +24,7 @@ func (c *counters) init() {
 		Setups: map[string]int64{}, Creates: map[PoolOutcome]int64{},
 		Destroys: map[PoolOutcome]int64{}, Fallbacks: map[PoolOutcome]int64{},
 	}
-	c.byScope = map[string]int{}
+	c.byScope = map[string]map[OrphanLabel]int{}
 	c.phaseMap = map[string]*Histogram{}
 }
 
@@ -56,7 +56,7 @@ func (c *counters) fallback(asked []string, got string) {
 	c.c.Fallbacks[PoolOutcome{got, "true"}]++
 }
 
-func (c *counters) orphans(scope string, n int) {
+func (c *counters) orphans(scope string, n map[OrphanLabel]int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.byScope[scope] = n
@@ -87,15 +87,15 @@ func (m *Manager) Counters() Counters {
 	out := Counters{
 		Setups: maps.Clone(c.c.Setups), Creates: maps.Clone(c.c.Creates),
 		Destroys: maps.Clone(c.c.Destroys), Fallbacks: maps.Clone(c.c.Fallbacks),
-		Phases: make(map[string]Histogram, len(c.phaseMap)),
+		Phases: make(map[string]Histogram, len(c.phaseMap)), Orphans: map[OrphanLabel]int{},
 	}
 	for name, h := range c.phaseMap {
 		cp := *h
 		cp.Counts = slices.Clone(h.Counts)
 		out.Phases[name] = cp
 	}
-	for _, n := range c.byScope {
-		out.Orphans += n
+	for _, counts := range c.byScope {
+		maps.Copy(out.Orphans, counts)
 	}
 	return out
 }

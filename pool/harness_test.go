@@ -88,6 +88,10 @@ func aloneInBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 func (e *engine) start() {
 	e.t.Helper()
 	e.runs++
+	if e.mock != nil {
+		e.run()
+		return
+	}
 	e.mock = agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute, Hook: func(ctx context.Context, op string, t pool.Target, step string) error {
 		if err := e.world.Alive(t.Instance); err != nil {
 			return err
@@ -97,6 +101,13 @@ func (e *engine) start() {
 		}
 		return nil
 	}})
+	e.run()
+}
+
+// run starts an engine with the agents there are: those in the machines go on
+// when an engine stops.
+func (e *engine) run() {
+	e.t.Helper()
 	var cfgs []pool.PoolConfig
 	for _, p := range e.pools {
 		js, err := json.Marshal(p.cfg)

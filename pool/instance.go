@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -87,7 +88,11 @@ func (i Instance) Ref() drivers.Ref {
 
 // Target is how the agent client reaches the instance.
 func (i Instance) Target() Target {
-	return Target{Instance: i.ID, Address: i.Address, Port: i.Port, Identity: i.Identity, OS: i.OS}
+	t := Target{Instance: i.ID, Address: i.Address, Port: i.Port, Identity: i.Identity, OS: i.OS}
+	if i.LeaseID != "" {
+		t.Use = strconv.FormatInt(i.LeaseGeneration, 10) + "/" + i.LeaseID
+	}
+	return t
 }
 
 // ExternalID is what callers know the machine by: the cloud's id, or before

@@ -42,8 +42,14 @@ type ManagerConfig struct {
 	// Timeouts bounds the phases of requests and machines.
 	Timeouts Timeouts
 	Log      *slog.Logger
+	// Witness remembers outside of the store when it was last alive, so that an
+	// old copy of it is noticed; nil: only what the store says of itself counts.
+	Witness Witness
 	// Now stamps what is written; time.Now if nil.
 	Now func() time.Time
+	// Uptime is a clock nobody sets, to tell a jump of Now by; nil: the
+	// monotonic reading of Now.
+	Uptime func() time.Duration
 }
 
 // Timeouts bounds what the engine waits for. Zero values take the defaults
@@ -125,6 +131,7 @@ type Manager struct {
 	open  func(PoolConfig) (Opened, error)
 	log   *slog.Logger
 	now   func() time.Time
+	up    func() time.Duration
 	t     Timeouts
 
 	incarnation string
@@ -133,11 +140,15 @@ type Manager struct {
 	serverName  string
 	keepDrifted bool
 	controller  Controller
+	witness     Witness
+	suspected   bool      // the sweeper has found the store to be an old copy
 	born        time.Time // with the monotonic reading
 
 	pools  map[string]*runtime // fixed once New has returned
 	order  []string            // pool names, configured ones first, in file order
 	scopes map[string]*scope   // likewise
+	// unopened are scopes the store knows and no driver could be opened for.
+	unopened []UnopenedScope
 
 	hub      hub
 	calls    calls
@@ -159,7 +170,7 @@ type Manager struct {
 type runtime struct {
 	cfg     PoolConfig
 	opened  Opened
-	client  *drivers.Client
+	client  cloud
 	scope   string
 	recipe  string
 	retired bool
@@ -185,8 +196,8 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 		log: cfg.Log, now: cfg.Now, t: cfg.Timeouts.withDefaults(),
 		incarnation: cmp.Or(cfg.Incarnation, NewID()), solo: cfg.Solo,
 		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), serverName: cmp.Or(cfg.ServerName, "drone-runner"),
-		keepDrifted: cfg.KeepDrifted,
-		pools:       map[string]*runtime{}, scopes: map[string]*scope{},
+		keepDrifted: cfg.KeepDrifted, witness: cfg.Witness,
+		pools: map[string]*runtime{}, scopes: map[string]*scope{},
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -195,6 +206,9 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 		m.now = time.Now
 	}
 	m.born = m.now()
+	if m.up = cfg.Uptime; m.up == nil {
+		m.up = func() time.Duration { return m.now().Sub(m.born) }
+	}
 	m.hub.init()
 	m.calls.init()
 	m.steps.init()
@@ -202,7 +216,13 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	m.counters.init()
 	m.base, m.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 
+	m.distrustsClock() // the first look has nothing to compare with
 	now := m.stamp()
+	// Before this run is written down: what the store says of the last one is
+	// what tells an old copy.
+	if err := m.distrustStore(ctx, now); err != nil {
+		return nil, err
+	}
 	controller, err := m.store.Controller(ctx, m.incarnation, now)
 	if err != nil {
 		return nil, fmt.Errorf("read controller id: %w", err)
@@ -220,6 +240,10 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 // openPools opens the configured pools and those that left the file but still
 // have machines or are remembered by the store.
 func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Time) error {
+	before, err := m.store.Pools(ctx)
+	if err != nil {
+		return fmt.Errorf("read pools: %w", err)
+	}
 	rows := make([]PoolRow, 0, len(pools))
 	for _, p := range pools {
 		p.Wait = cmp.Or(p.Wait, DefaultWait)
@@ -232,6 +256,7 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 			SpecHash: rt.recipe, LastSpec: p.SpecJSON, Platform: p.Platform,
 		})
 	}
+	rows = append(rows, m.openFormer(before)...)
 	if err := m.store.Configure(ctx, rows, now); err != nil {
 		return fmt.Errorf("write pools: %w", err)
 	}
@@ -240,18 +265,10 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 		return fmt.Errorf("read pools: %w", err)
 	}
 	for _, row := range known {
-		if m.pools[row.Name] != nil || row.Counted == 0 {
-			continue
-		}
-		_, err := m.addPool(PoolConfig{
-			Name: row.Name, Driver: row.Driver, Platform: row.Platform, Max: row.Max,
-			Wait: DefaultWait, SpecJSON: row.LastSpec,
-		}, true)
-		if err != nil {
-			// Its machines stay in the store, counted and visible; nothing is
-			// forgotten because a driver cannot be opened today.
-			m.log.Error("retired pool cannot be opened, its machines are left alone",
-				"pool", row.Name, "machines", row.Counted, "err", err)
+		if m.pools[row.Name] == nil {
+			// Also one without rows: its scope is swept as long as the store
+			// remembers it, since machines can turn up late.
+			m.openRetired(row)
 		}
 	}
 	return nil
@@ -262,11 +279,16 @@ func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.register(p, opened, retired), nil
+}
+
+// register makes a pool whose driver is open known to the engine.
+func (m *Manager) register(p PoolConfig, opened Opened, retired bool) *runtime {
 	if retired {
 		p.Image, p.MachineType, p.DiskGiB = opened.Image, opened.MachineType, opened.DiskGiB
 	}
 	rt := &runtime{
-		cfg: p, opened: opened, client: opened.Client, scope: opened.Client.Scope(),
+		cfg: p, opened: opened, client: cloud{opened.Client}, scope: opened.Client.Scope(),
 		recipe: recipeOf(p), retired: retired,
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, cmp.Or(opened.Concurrency, 32)),
@@ -281,7 +303,7 @@ func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
 		m.scopes[rt.scope] = sc
 	}
 	sc.pools = append(sc.pools, rt)
-	return rt, nil
+	return rt
 }
 
 // takeOver makes everything due that an earlier process was working on.
@@ -353,8 +375,22 @@ func (m *Manager) Run(ctx context.Context) error {
 // stamp is the time to write: UTC, cut to milliseconds as the store keeps it.
 func (m *Manager) stamp() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
 
-// uptime is how long the manager has lived, by the monotonic clock.
-func (m *Manager) uptime() time.Duration { return m.now().Sub(m.born) }
+// distrustsClock looks at the clocks and says whether ages computed from stored
+// times mean anything now. It is asked before each decision that rests on one,
+// since a jump may have come a moment ago.
+func (m *Manager) distrustsClock() bool {
+	up := m.up()
+	if m.clock.check(m.now(), up) {
+		m.log.Warn("the wall clock jumped; nothing is destroyed because of its age for an hour")
+		err := m.store.Note(m.base, Event{
+			At: m.stamp(), Reason: "clock_jumped", Message: "the wall clock jumped; nothing is destroyed because of its age for an hour",
+		})
+		if err != nil {
+			m.log.Error("event not written", "err", err)
+		}
+	}
+	return m.clock.suspicious(up)
+}
 
 // ControllerID is the id that owns this store's machines.
 func (m *Manager) ControllerID() string { return m.controller.ID }
@@ -389,12 +425,8 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := m.stamp()
-		if m.clock.check(m.now(), m.uptime()) {
-			m.log.Warn("the wall clock jumped; nothing is destroyed because of its age for an hour")
-		}
-		if err := m.store.Heartbeat(ctx, m.incarnation, now); err != nil {
-			m.log.Error("heartbeat not written", "err", err)
-		}
+		m.distrustsClock()
+		m.beat(ctx, now)
 		m.steps.touchRunning(now)
 		m.flushCalls(ctx)
 		if now.Sub(purged) >= purgeEvery {

@@ -25,6 +25,8 @@ const (
 	ReasonBusyAge Reason = "busy_age"
 	// ReasonOrphan: no row describes it.
 	ReasonOrphan Reason = "orphan"
+	// ReasonOperator: somebody with the right to has ordered it.
+	ReasonOperator Reason = "operator"
 )
 
 // Why a machine must not be destroyed (yet).
@@ -41,6 +43,8 @@ const (
 	KeepSightings  Reason = "not_seen_often_enough"
 	KeepUnwatched  Reason = "made_while_this_store_was_not_alive"
 	KeepUnknown    Reason = "no_reason_given"
+	KeepRow        Reason = "a_row_describes_it"
+	KeepDisk       Reason = "disks_are_kept"
 )
 
 // evidence is what is known when something is about to be destroyed.
@@ -57,8 +61,10 @@ type evidence struct {
 	// FreeAge, BusyAge and Idle are the configured ages.
 	FreeAge, BusyAge, Idle time.Duration
 
-	// For machines without a row:
+	// For machines and disks without a row; one of the first two is set. A disk
+	// goes by an operator's order only.
 	Machine    *drivers.Instance
+	Disk       *drivers.Disk
 	Controller string
 	Lifetimes  []Lifetime
 	Complete   bool
@@ -69,6 +75,11 @@ type evidence struct {
 	// HadRow says that the store remembers this machine's row as gone: the
 	// cloud made it after its end was confirmed.
 	HadRow bool
+	// HasRow says that a live row describes it after all, or, for a disk, that
+	// a live row uses it.
+	HasRow bool
+	// Order is what an operator has explicitly allowed, for ReasonOperator.
+	Order OrphanOrder
 }
 
 // maxListingAge is how old a listing may be to count as evidence.
@@ -101,6 +112,12 @@ func mayDestroy(row *Instance, e evidence, now time.Time) (bool, Reason) {
 		// A gitspace's data is not thrown away because its machine broke.
 		if e.Why == ReasonBroken && row.Kind == Gitspace && e.Lease != nil && !e.Lease.State.Final() && row.State != Creating && row.State != Booting && row.State != Destroying {
 			return false, KeepGitspace
+		}
+		return true, e.Why
+	case ReasonOperator:
+		// An order ends the lease first; then nothing but a hold is above it.
+		if live {
+			return false, KeepLeased
 		}
 		return true, e.Why
 	case ReasonExpired, ReasonDrifted, ReasonSurplus:
@@ -169,19 +186,25 @@ func lastCall(l Lease) time.Time {
 	return last
 }
 
-// mayDestroyOrphan guards machines no row describes.
+// mayDestroyOrphan guards machines and disks no row describes.
 func mayDestroyOrphan(e evidence, now time.Time) (bool, Reason) {
+	switch {
+	case e.HasRow:
+		return false, KeepRow
+	case e.Why == ReasonOperator:
+		return mayOrderOrphan(e, now)
+	case e.Why != ReasonOrphan || e.Machine == nil:
+		return false, KeepUnknown
+	}
 	mach := e.Machine
 	switch {
-	case e.Why != ReasonOrphan || mach == nil:
-		return false, KeepUnknown
 	case mach.Tags.Kind != string(Build):
 		return false, KeepGitspace
 	case mach.Tags.Controller == "" || mach.Tags.Controller != e.Controller:
 		return false, KeepForeign
 	case e.ClockSuspicious:
 		return false, KeepClock
-	case !e.Complete || e.ListedAt.IsZero() || now.Sub(e.ListedAt) > maxListingAge || e.ListedAt.After(now.Add(listingSkew)):
+	case !e.Complete || !fresh(e.ListedAt, now):
 		return false, KeepIncomplete
 	case e.Sightings < 2 || now.Sub(e.FirstSeen) < e.Grace:
 		return false, KeepSightings
@@ -189,6 +212,37 @@ func mayDestroyOrphan(e evidence, now time.Time) (bool, Reason) {
 		return false, KeepUnwatched
 	}
 	return true, e.Why
+}
+
+// mayOrderOrphan guards what an operator names. Sightings, grace and the
+// store's life are what the operator's own eyes stand for; whose machine it is
+// and what data hangs on it needs a word of its own.
+func mayOrderOrphan(e evidence, now time.Time) (bool, Reason) {
+	var tags drivers.Tags
+	switch {
+	case e.Machine != nil:
+		tags = e.Machine.Tags
+	case e.Disk != nil:
+		tags = e.Disk.Tags
+	default:
+		return false, KeepUnknown
+	}
+	switch {
+	case (tags.Controller == "" || tags.Controller != e.Controller) && !e.Order.Foreign:
+		return false, KeepForeign
+	case e.Machine != nil && tags.Kind != string(Build) && !e.Order.Gitspace:
+		return false, KeepGitspace
+	case e.Machine == nil && !e.Order.Disks:
+		return false, KeepDisk
+	case !fresh(e.ListedAt, now):
+		return false, KeepIncomplete
+	}
+	return true, e.Why
+}
+
+// fresh says whether a listing is young enough to be evidence.
+func fresh(at, now time.Time) bool {
+	return !at.IsZero() && now.Sub(at) <= maxListingAge && !at.After(now.Add(listingSkew))
 }
 
 // watched says whether t lies within a time in which this store was alive: a

@@ -82,6 +82,12 @@ func (m *Manager) PoolStatus(ctx context.Context) ([]PoolStatus, error) {
 				st.Counts[inst.State]++
 				leased--
 			}
+			if inst.State == Destroying && inst.Attempts > 0 {
+				st.Failing++
+				if st.FailingSince.IsZero() || inst.Since.Before(st.FailingSince) {
+					st.FailingSince = inst.Since
+				}
+			}
 		}
 		if leased > 0 {
 			st.Counts[Leased] += leased

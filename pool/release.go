@@ -28,7 +28,8 @@ func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	if ended.Outcome == EndUnknown && r.Known != nil {
 		return m.destroyUnknown(ctx, r)
 	}
-	if ended.Instance == nil || ended.Instance.Kind != Gitspace {
+	if ended.Instance == nil || ended.Instance.Kind != Gitspace || ended.Instance.Held {
+		// A held machine waits for who holds it; its caller is done with it.
 		return nil
 	}
 	return m.awaitInstance(ctx, ended.Instance.ID, m.t.DestroyWait, "destroy", func(i Instance) bool { return i.State == Gone })

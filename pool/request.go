@@ -49,6 +49,8 @@ type Service interface {
 	StepIDs(ctx context.Context, lease string) ([]string, error)
 	// Counters are the engine's running totals, for metrics.
 	Counters() Counters
+
+	Operator
 }
 
 // SetupRequest asks for a machine.
@@ -145,6 +147,10 @@ type PoolStatus struct {
 	Counts map[InstanceState]int
 	// Waiting is how many requests wait for it, at least.
 	Waiting int
+	// Failing is how many of its machines could not be destroyed yet, FailingSince
+	// since when the one that has waited longest is to go.
+	Failing      int
+	FailingSince time.Time
 	// Problem says why the pool is not as it should be, "" if it is.
 	Problem string
 }
@@ -162,8 +168,17 @@ type Counters struct {
 	// Phases holds durations by phase ("claim", "create", "boot", "health",
 	// "setup", "total") in seconds.
 	Phases map[string]Histogram
-	// Orphans is how many machines without a row are reported now.
-	Orphans int
+	// Orphans is how many machines and disks of ours have no row, as of the
+	// last sweeps.
+	Orphans map[OrphanLabel]int
+}
+
+// OrphanLabel labels orphans: their scope, why they are left alone, and whether
+// they are disks.
+type OrphanLabel struct {
+	Scope  string
+	Reason Reason
+	Disk   bool
 }
 
 // PoolOutcome labels a counter.

@@ -78,9 +78,16 @@ func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, 
 		if s.keeps() {
 			return SetupResult{}, false, &SetupError{Causes: []Cause{cause}, Err: err}
 		}
+		if usedBefore(err) {
+			// Whatever the store says, somebody else has it: it is kept for them.
+			if err := m.hold(ctx, inst, reasonUsed, cause.Message, m.stamp()); err != nil {
+				return SetupResult{}, false, fmt.Errorf("setup %s: hold %s: %w", s.r.ID, inst.Name, err)
+			}
+			cause.Kind = reasonUsed
+		}
 		// A warm machine that turns out dead is not the request's fault: it
 		// takes another once. A refusal by the agent is.
-		err := m.failLease(ctx, s.lease, inst, cause, !inst.Cold && phase == "health")
+		err := m.failLease(ctx, s.lease, inst, cause, cause.Kind == reasonUsed || (!inst.Cold && phase == "health"))
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return SetupResult{}, false, err
 		}
@@ -103,6 +110,13 @@ func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, 
 	return SetupResult{Lease: l, Instance: inst, Ports: portsOf(l)}, false, nil
 }
 
+// usedBefore says whether an agent has refused because its machine was set up
+// for somebody else.
+func usedBefore(err error) bool {
+	refusal, ok := errors.AsType[*AgentError](err)
+	return ok && refusal.Op == "setup" && refusal.Status == StatusUsed
+}
+
 // keeps says whether a failure must leave the machine alone: a gitspace that
 // was in use before keeps its machine, whatever its agent says.
 func (s *setup) keeps() bool { return s.lease.Kind == Gitspace && !s.lease.Active.IsZero() }
@@ -122,7 +136,7 @@ const farFuture = 10 * 365 * 24 * time.Hour
 // ready lets a leased machine run and has its agent set up; healthy is called
 // between the two. The phase says how far it came: "health" or "setup".
 func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, healthy func()) (phase string, err error) {
-	rt := m.pools[inst.Pool]
+	rt := m.runtimeOf(inst)
 	if rt == nil {
 		return "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
 	}
@@ -262,17 +276,18 @@ const causeDied = "machine_died"
 // failLease takes a lease off a machine that failed it before its caller was
 // answered. With choices left it waits again, at its old place; with none it
 // ends with all its causes. retry lets the pool be tried once more; a machine
-// that certainly died is no mark against its pool and costs no try, since it
-// is out of the pool with that.
+// that certainly died, or is somebody else's, is no mark against its pool and
+// costs no try, since it is out of the pool with that.
 func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause Cause, retry bool) error {
 	before := 0
 	for _, c := range l.Causes {
-		if c.Pool == inst.Pool && c.Kind != causeDied {
+		if c.Pool == inst.Pool && c.Kind != causeDied && c.Kind != reasonUsed {
 			before++
 		}
 	}
 	left := slices.Clone(l.Choices)
-	if died := retry && cause.Kind == causeDied; !died && (!retry || before > 0) {
+	free := retry && (cause.Kind == causeDied || cause.Kind == reasonUsed)
+	if !free && (!retry || before > 0) {
 		left = slices.DeleteFunc(left, func(c Choice) bool { return c.Pool == inst.Pool })
 	}
 	now := m.stamp()
@@ -293,6 +308,7 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 	// Its setup, woken below, tries what is left in the request's order.
 	_, err := m.store.Requeue(ctx, Requeue{
 		Lease: l.Key(), Instance: inst.ID, Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
+		Keep:        cause.Kind == reasonUsed,
 		InstanceDue: now, NeedUntil: now.Add(need),
 		Due: l.WaitUntil.Add(m.t.Grace), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
 	})
@@ -346,7 +362,7 @@ const (
 // consoleTail is the end of a machine's console as one line, "" if there is
 // none to be had soon.
 func (m *Manager) consoleTail(ctx context.Context, inst Instance) string {
-	rt := m.pools[inst.Pool]
+	rt := m.runtimeOf(inst)
 	if rt == nil || !rt.client.CanReadConsole() {
 		return ""
 	}

@@ -23,8 +23,10 @@ type scope struct {
 	wanted chan struct{} // one value while next is set
 
 	// The sweeper's memory, used by its goroutine only.
-	strangers map[string]*sighting // machines without a row, by name
-	missing   map[string]int       // rows without a machine, by instance id
+	strangers map[string]*sighting // machines and disks without a row, by subject
+	missing   map[string]*absence  // rows without a machine, by instance id
+	told      string               // the last problem that was logged
+	report    scopeReport          // guarded by mu
 }
 
 // reading is one listing several callers wait for.
@@ -40,18 +42,36 @@ type listing struct {
 	byName map[string]drivers.Instance
 }
 
-// sighting is how often, and since when, a machine without a row was seen.
-type sighting struct {
-	first    time.Time
-	times    int
-	reported Reason
+// absence is how often a row's machine was not listed, counted from the row's
+// last transition on: a listing that began before it says nothing about it.
+type absence struct {
+	since  time.Time // the row's Since
+	first  time.Time // when it was first missed
+	listed time.Time // when the last listing that counted began
+	times  int
+}
+
+// missed counts a listing that lacks the row's machine, if it is evidence: it
+// is complete, and began after the row's last transition and after the listing
+// counted before. enough says that there were two.
+func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
+	a := sc.missing[row.ID]
+	if a == nil || !a.since.Equal(row.Since) {
+		a = &absence{since: row.Since, first: now}
+		sc.missing[row.ID] = a
+	}
+	if l.Complete && l.At.After(row.Since) && l.At.After(a.listed) {
+		a.listed = l.At
+		a.times++
+	}
+	return a.times >= 2
 }
 
 func newScope(key string, local bool) *scope {
 	return &scope{
 		key: key, local: local,
 		kicks: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
-		strangers: map[string]*sighting{}, missing: map[string]int{},
+		strangers: map[string]*sighting{}, missing: map[string]*absence{},
 	}
 }
 
@@ -146,8 +166,8 @@ func (m *Manager) runSweeper(ctx context.Context, sc *scope) error {
 	defer tick.Stop()
 	for {
 		m.ping(ctx, sc)
-		if err := m.sweep(ctx, sc); err != nil && ctx.Err() == nil {
-			m.log.Error("scope not swept", "scope", sc.key, "err", err)
+		if err := m.sweep(ctx, sc); ctx.Err() == nil {
+			m.tellSwept(sc, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -156,6 +176,27 @@ func (m *Manager) runSweeper(ctx context.Context, sc *scope) error {
 		case <-sc.kicks:
 		}
 	}
+}
+
+// tellSwept logs a scope that cannot be swept once, not at every try, and keeps
+// the problem for who asks.
+func (m *Manager) tellSwept(sc *scope, err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	sc.mu.Lock()
+	sc.report.Problem = problem
+	sc.mu.Unlock()
+	if problem == sc.told {
+		return
+	}
+	sc.told = problem
+	if err != nil {
+		m.log.Error("scope not swept, tried again", "scope", sc.key, "err", err)
+		return
+	}
+	m.log.Info("scope swept again", "scope", sc.key)
 }
 
 // ping asks each pool's driver until it has answered once.
@@ -193,23 +234,19 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 	if err != nil {
 		return err
 	}
-	known := make(map[string]bool, len(rows))
 	seen := make(map[string]bool, len(rows))
+	now := m.stamp()
 	for _, row := range rows {
-		known[row.Name] = true
 		seen[row.ID] = true
 		mach, listed := l.byName[row.Name]
+		if listed {
+			delete(sc.missing, row.ID)
+		}
 		switch {
-		case listed && mach.Status != drivers.StatusDead:
-			delete(sc.missing, row.ID)
-		case listed:
-			delete(sc.missing, row.ID)
+		case listed && mach.Status == drivers.StatusDead && l.At.After(row.Since):
 			m.died(ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
-		case l.Complete && l.At.After(row.Since):
-			sc.missing[row.ID]++
-			if sc.missing[row.ID] >= 2 {
-				m.died(ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
-			}
+		case !listed && sc.missed(row, l, now):
+			m.died(ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
 		}
 	}
 	for id := range sc.missing {
@@ -217,7 +254,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			delete(sc.missing, id)
 		}
 	}
-	return m.sweepStrangers(ctx, sc, l, known)
+	return m.sweepStrangers(ctx, sc, l, rows)
 }
 
 // died handles a machine that is gone or dead although its row says it lives.
@@ -301,91 +338,4 @@ func lostDetail(cause error, console string) string {
 		return cause.Error()
 	}
 	return fmt.Sprintf("%s (console tail: %q)", cause, console)
-}
-
-// sweepStrangers looks at machines no live row describes: what is certainly
-// garbage is destroyed, everything else is reported.
-func (m *Manager) sweepStrangers(ctx context.Context, sc *scope, l listing, known map[string]bool) error {
-	now := m.stamp()
-	var lifetimes []Lifetime
-	reported := 0
-	for name := range sc.strangers {
-		if _, listed := l.byName[name]; (!listed && l.Complete) || known[name] {
-			delete(sc.strangers, name)
-		}
-	}
-	for _, mach := range l.Instances {
-		if known[mach.Name] || mach.Tags.Controller != m.controller.ID {
-			continue
-		}
-		s := sc.strangers[mach.Name]
-		if s == nil {
-			s = &sighting{first: now}
-			sc.strangers[mach.Name] = s
-		}
-		s.times++
-		row, err := m.store.Instance(ctx, mach.Tags.Instance)
-		had := err == nil && row.Name == mach.Name
-		if had && row.State != Gone {
-			delete(sc.strangers, mach.Name) // written after the rows were read
-			continue
-		}
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		if lifetimes == nil {
-			if lifetimes, err = m.store.Lifetimes(ctx); err != nil {
-				return err
-			}
-		}
-		may, why := mayDestroy(nil, evidence{
-			Why: ReasonOrphan, Machine: &mach, Controller: m.controller.ID, Lifetimes: lifetimes,
-			Complete: l.Complete, ListedAt: l.At, Sightings: s.times, FirstSeen: s.first, Grace: m.t.OrphanGrace,
-			HadRow: had, ClockSuspicious: m.clock.suspicious(m.uptime()),
-		}, now)
-		if !may {
-			if why != KeepSightings && why != KeepIncomplete {
-				reported++
-				m.report(ctx, mach, s, why, now)
-			}
-			continue
-		}
-		m.reap(ctx, sc, mach, now)
-	}
-	m.counters.orphans(sc.key, reported)
-	return nil
-}
-
-// report tells of a machine without a row that is left alone, once per reason.
-func (m *Manager) report(ctx context.Context, mach drivers.Instance, s *sighting, why Reason, now time.Time) {
-	if s.reported == why {
-		return
-	}
-	s.reported = why
-	m.log.Warn("machine without a row is left alone", "instance", mach.Name, "pool", mach.Tags.Pool, "why", why)
-	err := m.store.Note(ctx, Event{
-		At: now, Pool: mach.Tags.Pool, Instance: mach.Tags.Instance, Reason: "orphan_reported",
-		Message: mach.Name + " has no row and is left alone: " + string(why),
-	})
-	if err != nil {
-		m.log.Error("event not written", "err", err)
-	}
-}
-
-func (m *Manager) reap(ctx context.Context, sc *scope, mach drivers.Instance, now time.Time) {
-	m.log.Warn("machine without a row is destroyed", "instance", mach.Name, "pool", mach.Tags.Pool, "created", mach.Tags.Created)
-	err := m.store.Note(ctx, Event{
-		At: now, Pool: mach.Tags.Pool, Instance: mach.Tags.Instance, Reason: "orphan_reaped",
-		Message: mach.Name + " has no row, was seen repeatedly, and is destroyed",
-	})
-	if err != nil {
-		m.log.Error("orphan not destroyed: its event could not be written", "instance", mach.Name, "err", err)
-		return
-	}
-	call, cancel := context.WithTimeout(ctx, m.t.Create)
-	defer cancel()
-	errs := sc.pools[0].client.Destroy(call, []drivers.Ref{mach.Ref}, drivers.DestroyOptions{Disks: drivers.Keep})
-	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
-		m.log.Warn("orphan not destroyed yet, tried again", "instance", mach.Name, "err", err)
-	}
 }

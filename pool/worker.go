@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,18 @@ import (
 // it ends; the store guards against other processes.
 type worker struct {
 	mu   sync.Mutex
-	busy map[string]bool // instance id -> look again when done
-	soon chan time.Time  // due times that may come before the next look
+	busy map[string]*task // by instance id
+	soon chan time.Time   // due times that may come before the next look
+}
+
+// task is the work on one instance; the worker's mutex guards it.
+type task struct {
+	again  bool // look again when done
+	cancel context.CancelCauseFunc
 }
 
 func (w *worker) init() {
-	w.busy = map[string]bool{}
+	w.busy = map[string]*task{}
 	w.soon = make(chan time.Time, 1)
 }
 
@@ -52,39 +59,35 @@ func (w *worker) dispatch(m *Manager, inst Instance) { w.begin(m, inst, false) }
 func (w *worker) launch(m *Manager, inst Instance) { w.begin(m, inst, true) }
 
 func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
-	rt := m.pools[inst.Pool]
+	rt := m.runtimeOf(inst)
 	if rt == nil {
 		return
 	}
 	w.mu.Lock()
-	if _, busy := w.busy[inst.ID]; busy {
-		w.busy[inst.ID] = true
+	if t := w.busy[inst.ID]; t != nil {
+		t.again = true
 		w.mu.Unlock()
 		return
 	}
-	w.busy[inst.ID] = false
+	t := &task{cancel: func(error) {}}
+	w.busy[inst.ID] = t
 	w.mu.Unlock()
 	ok := m.spawn(func(ctx context.Context) {
 		for {
-			row, err := inst, error(nil)
-			if !fresh {
-				row, err = m.store.Instance(ctx, inst.ID)
-			}
-			fresh = false
-			switch {
-			case err == nil:
-				m.advance(ctx, rt, row)
-			case ctx.Err() == nil && !errors.Is(err, ErrNotFound):
-				m.log.Error("instance not read", "instance", inst.Name, "err", err)
-			}
+			look, cancel := context.WithCancelCause(ctx)
 			w.mu.Lock()
-			again := w.busy[inst.ID]
-			if !again || ctx.Err() != nil {
+			t.cancel = cancel
+			w.mu.Unlock()
+			w.look(look, m, rt, inst, fresh)
+			cancel(nil)
+			fresh = false
+			w.mu.Lock()
+			if !t.again || ctx.Err() != nil {
 				delete(w.busy, inst.ID)
 				w.mu.Unlock()
 				return
 			}
-			w.busy[inst.ID] = false
+			t.again = false
 			w.mu.Unlock()
 		}
 	})
@@ -93,6 +96,34 @@ func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 		delete(w.busy, inst.ID)
 		w.mu.Unlock()
 	}
+}
+
+// look takes an instance as far as it goes, once.
+func (w *worker) look(ctx context.Context, m *Manager, rt *runtime, inst Instance, fresh bool) {
+	row, err := inst, error(nil)
+	if !fresh {
+		row, err = m.store.Instance(ctx, inst.ID)
+	}
+	switch {
+	case err == nil:
+		m.advance(ctx, rt, row)
+	case ctx.Err() == nil && !errors.Is(err, ErrNotFound):
+		m.log.Error("instance not read", "instance", inst.Name, "err", err)
+	}
+}
+
+// interrupt breaks off the work on an instance, a cloud call that hangs
+// included, and has the row looked at anew.
+func (w *worker) interrupt(m *Manager, inst Instance, why error) {
+	w.mu.Lock()
+	if t := w.busy[inst.ID]; t != nil {
+		t.again = true
+		t.cancel(why)
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	w.dispatch(m, inst)
 }
 
 // idle says whether nobody works on the instance now.
@@ -181,6 +212,10 @@ func (m *Manager) lookAtLease(ctx context.Context, l Lease, now time.Time) error
 		if l.Kind == Gitspace && !l.Active.IsZero() {
 			return m.store.PostponeLease(ctx, l.Key(), now.Add(time.Hour), now)
 		}
+		if m.distrustsClock() {
+			// It is late by a clock that jumped: its caller may well be there.
+			return m.store.PostponeLease(ctx, l.Key(), now.Add(m.startBudget()), now)
+		}
 		_, err := m.endLease(ctx, Ending{
 			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting}, Reason: "abandoned",
 			Detail: "its setup was not finished in time and nobody asked again", Now: now,
@@ -215,7 +250,7 @@ func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) err
 		}
 	}
 	may, why := mayDestroy(&inst, evidence{
-		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.clock.suspicious(m.uptime()),
+		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.distrustsClock(),
 		BusyAge: m.t.BusyAge, Idle: m.t.Idle,
 	}, now)
 	if !may {
@@ -279,13 +314,26 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 	}
 }
 
+// reasonDestroyFailed is why a machine that is to be destroyed still exists.
+const reasonDestroyFailed = "destroy_failed"
+
 // postpone records a failed try; the row comes back when it is due.
 func (m *Manager) postpone(ctx context.Context, inst Instance, reason string, cause error) {
+	m.postponeNoting(ctx, inst, reason, cause, false)
+}
+
+// postponeNoting does so with an event, for what is worth one.
+func (m *Manager) postponeNoting(ctx context.Context, inst Instance, reason string, cause error, note bool) {
 	now := m.stamp()
 	due := now.Add(backoffAfter(inst.Attempts))
-	err := m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
-		Due: due, Attempts: inst.Attempts + 1, Reason: reason, Detail: cause.Error(), Now: now,
-	})
+	p := Postponement{Due: due, Attempts: inst.Attempts + 1, Reason: reason, Detail: cause.Error(), Now: now}
+	if note {
+		p.Events = []Event{{
+			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: inst.LeaseID, Generation: inst.LeaseGeneration,
+			Reason: reason, Message: cause.Error() + " (tried again until it works)",
+		}}
+	}
+	err := m.store.Postpone(ctx, inst.ID, inst.State, p)
 	if err == nil || errors.Is(err, ErrConflict) {
 		m.work.remind(due.Add(time.Millisecond))
 		return
@@ -329,6 +377,9 @@ func (m *Manager) retire(ctx context.Context, inst Instance) (*Instance, error) 
 	if now.Before(inst.Due) {
 		return nil, nil
 	}
+	if inst.Held {
+		return nil, m.lookAtHeld(ctx, inst)
+	}
 	if !expired(inst, m.t.FreeAge, now) {
 		return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
 			Due: m.warmDue(inst, now), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
@@ -348,7 +399,7 @@ func (m *Manager) warmDue(inst Instance, now time.Time) time.Time {
 // condemn makes an instance Destroying if the gate lets it.
 func (m *Manager) condemn(ctx context.Context, inst Instance, e evidence, detail string) (*Instance, error) {
 	now := m.stamp()
-	e.ClockSuspicious = m.clock.suspicious(m.uptime())
+	e.ClockSuspicious = m.distrustsClock()
 	lease, err := m.leaseOf(ctx, inst)
 	if err != nil {
 		return nil, err
@@ -393,6 +444,9 @@ func (m *Manager) bury(ctx context.Context, inst Instance) (*Instance, error) {
 			})
 		}
 	}
+	if inst.Held {
+		return nil, m.lookAtHeld(ctx, inst)
+	}
 	return m.condemn(ctx, inst, evidence{Why: ReasonBroken}, inst.Detail)
 }
 
@@ -422,26 +476,33 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	}
 	why := Reason(inst.Reason)
 	switch why {
-	case ReasonExpired, ReasonDrifted, ReasonSurplus:
+	case ReasonExpired, ReasonDrifted, ReasonSurplus, ReasonOperator:
 	default:
 		why = ReasonReleased
 	}
-	if may, keep := mayDestroy(&inst, evidence{Why: why, Lease: lease, FreeAge: m.t.FreeAge}, m.stamp()); !may {
-		m.log.Error("destroy refused at the gate", "instance", inst.Name, "lease", inst.LeaseID, "why", keep)
-		m.postpone(ctx, inst, string(keep), errors.New("the gate refused to destroy this machine"))
-		return nil, nil
+	e := evidence{Why: why, Lease: lease, FreeAge: m.t.FreeAge}
+	if p := permitRow(inst, e, m.stamp()); !p.granted {
+		return nil, m.refused(ctx, inst, p.why)
 	}
-	m.sayGoodbye(ctx, inst)
+	if m.sayGoodbye(ctx, inst) {
+		// That took a while, in which somebody may have laid a hold on it.
+		if inst, err = m.store.Instance(ctx, inst.ID); err != nil || inst.State != Destroying {
+			return nil, err
+		}
+	}
+	p := permitRow(inst, e, m.stamp())
+	if !p.granted {
+		return nil, m.refused(ctx, inst, p.why)
+	}
 	call, cancel := context.WithTimeout(ctx, m.t.Create)
 	defer cancel()
-	errs := rt.client.Destroy(call, []drivers.Ref{inst.Ref()}, drivers.DestroyOptions{Disks: inst.Disks})
-	if err := errors.Join(errs...); err != nil {
+	if err := rt.client.Destroy(call, p); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
 		m.counters.destroyed(inst.Pool, drivers.Kind(err))
 		m.log.Warn("machine not destroyed yet, tried again", "instance", inst.Name, "attempt", inst.Attempts+1, "err", err)
-		m.postpone(ctx, inst, "destroy_failed", err)
+		m.postponeNoting(ctx, inst, reasonDestroyFailed, err, inst.Attempts == 0)
 		m.hub.notify(instanceKey(inst.ID))
 		return nil, nil
 	}
@@ -461,11 +522,11 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 // goodbye is how long an agent may take to clean up before its machine goes.
 const goodbye = 5 * time.Second
 
-// sayGoodbye lets the agent of a machine that was in use clean up. It is a
-// courtesy: its failure changes nothing.
-func (m *Manager) sayGoodbye(ctx context.Context, inst Instance) {
+// sayGoodbye lets the agent of a machine that was in use clean up, and says
+// whether it was asked. It is a courtesy: its failure changes nothing.
+func (m *Manager) sayGoodbye(ctx context.Context, inst Instance) bool {
 	if inst.LeaseID == "" || inst.Address == "" || inst.Attempts > 0 || inst.Reason == string(ReasonBroken) {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
 	defer cancel()
@@ -473,4 +534,27 @@ func (m *Manager) sayGoodbye(ctx context.Context, inst Instance) {
 	if err := m.agent.Destroy(ctx, inst.Target(), body); err != nil {
 		m.log.Debug("agent did not clean up", "instance", inst.Name, "err", err)
 	}
+	return true
 }
+
+// refused puts off a destroy that the gate does not allow. A hold is an
+// operator's wish and waited for; anything else is a bug, and tried again.
+func (m *Manager) refused(ctx context.Context, inst Instance, why Reason) error {
+	now := m.stamp()
+	if why == KeepHeld {
+		detail := cmp.Or(inst.Detail, inst.Reason)
+		if inst.Reason == string(KeepHeld) {
+			detail = inst.Detail
+		}
+		return m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+			Due: now.Add(heldRecheck), Attempts: inst.Attempts, Reason: string(KeepHeld), Detail: detail, Now: now,
+		})
+	}
+	m.log.Error("destroy refused at the gate", "instance", inst.Name, "lease", inst.LeaseID, "why", why)
+	m.postpone(ctx, inst, string(why), errors.New("the gate refused to destroy this machine"))
+	return nil
+}
+
+// heldRecheck is how often a held machine is looked at; its release looks at
+// once.
+const heldRecheck = time.Hour

@@ -43,6 +43,9 @@ type fake struct {
 	output   func(ctx context.Context, lease, step string, offset int64, follow bool, w io.Writer) (int64, error)
 	steps    func(string) ([]string, error)
 	counters pool.Counters
+
+	// Operator is what tests of orders set; nil panics.
+	pool.Operator
 }
 
 func (f *fake) Setup(ctx context.Context, r pool.SetupRequest) (pool.SetupResult, error) {

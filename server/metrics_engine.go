@@ -39,7 +39,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descStoreUp   = desc("drone_runner_store_up", "1 if the counts of pools could be read.")
-	descOrphans   = desc("drone_runner_orphans", "Machines in a cloud that carry our tags and have no row.")
+	descOrphans   = desc("drone_runner_orphans", "Machines and disks in a cloud that carry our tags and have no row, by why they are left alone.", "scope", "kind", "reason")
+	descFailing   = desc("drone_runner_destroys_failing", "Machines that could not be destroyed yet.", "pool_id")
+	descOldest    = desc("drone_runner_destroys_failing_oldest_seconds", "How long the one that has waited longest is to go.", "pool_id")
 	descSetups    = desc("drone_runner_setups_total", "Setups by outcome.", "outcome")
 	descPhase     = desc("drone_runner_setup_phase_duration_seconds", "Time of each phase on the way to a machine.", "phase")
 	descPoolMin   = desc("drone_runner_pool_min", "Machines to keep warm.", "pool_id")
@@ -81,7 +83,13 @@ func (e *engineCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	c := e.svc().Counters()
-	gauge(descOrphans, float64(c.Orphans))
+	for o, n := range c.Orphans {
+		kind := "machine"
+		if o.Disk {
+			kind = "disk"
+		}
+		gauge(descOrphans, float64(n), o.Scope, kind, string(o.Reason))
+	}
 	for outcome, n := range c.Setups {
 		count(descSetups, n, outcome)
 	}
@@ -114,6 +122,12 @@ func (e *engineCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(descPoolMax, float64(p.Max), p.Name)
 		gauge(descPoolCount, float64(p.Counted), p.Name)
 		gauge(descPoolWait, float64(p.Waiting), p.Name)
+		oldest := 0.0
+		if p.Failing > 0 {
+			oldest = time.Since(p.FailingSince).Seconds()
+		}
+		gauge(descFailing, float64(p.Failing), p.Name)
+		gauge(descOldest, oldest, p.Name)
 		gauge(descPoolBad, number(p.Problem != ""), p.Name)
 		gauge(descRunning, float64(p.Counts[pool.Leased]), append(where, "inuse", distributed)...)
 		for _, u := range upstreamStates {

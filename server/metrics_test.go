@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 		Destroys:  map[pool.PoolOutcome]int64{{Pool: "linux", Outcome: "error"}: 2},
 		Fallbacks: map[pool.PoolOutcome]int64{{Pool: "linux", Outcome: "true"}: 1},
 		Phases:    map[string]pool.Histogram{"claim": {Bounds: []float64{0.01, 1}, Counts: []uint64{2, 3}, Sum: 1.5, Count: 4}},
-		Orphans:   1,
+		Orphans:   map[pool.OrphanLabel]int{{Scope: "noop:/data", Reason: pool.KeepGitspace}: 1},
 	}
 	f.setup = func(_ context.Context, r pool.SetupRequest) (pool.SetupResult, error) {
 		if r.ID == "bad" {
@@ -68,7 +68,8 @@ func TestMetrics(t *testing.T) {
 		`drone_runner_setups_total{outcome="warm"} 5`,
 		`drone_runner_setup_phase_duration_seconds_bucket{phase="claim",le="0.01"} 2`,
 		`drone_runner_setup_phase_duration_seconds_bucket{phase="claim",le="+Inf"} 4`,
-		`drone_runner_orphans 1`,
+		`drone_runner_orphans{kind="machine",reason="gitspace_is_only_reported",scope="noop:/data"} 1`,
+		`drone_runner_destroys_failing{pool_id="linux"} 0`,
 		`drone_runner_pool_max{pool_id="linux"} 10`,
 		`drone_runner_pool_waiting{pool_id="linux"} 1`,
 		`drone_runner_pool_problem{pool_id="old"} 1`,

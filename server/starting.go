@@ -56,6 +56,34 @@ func (e *engine) starting() bool {
 
 type starting []string
 
+var _ pool.Operator = starting{}
+
+func (s starting) Orphans(context.Context) (pool.OrphanReport, error) {
+	return pool.OrphanReport{}, s.err()
+}
+
+func (s starting) RemoveOrphan(context.Context, string, pool.OrphanOrder) error { return s.err() }
+
+func (s starting) FindInstance(context.Context, string) (pool.Instance, error) {
+	return pool.Instance{}, s.err()
+}
+
+func (s starting) DestroyInstance(context.Context, string, pool.DestroyOrder) (pool.Instance, error) {
+	return pool.Instance{}, s.err()
+}
+
+func (s starting) HoldInstance(context.Context, string, bool, pool.Order) (pool.Instance, error) {
+	return pool.Instance{}, s.err()
+}
+
+func (s starting) EndLease(context.Context, string, pool.DestroyOrder) (pool.Lease, error) {
+	return pool.Lease{}, s.err()
+}
+
+func (s starting) OverridePool(context.Context, string, pool.Override) error { return s.err() }
+
+func (s starting) DrainPool(context.Context, string, pool.Order) (int, error) { return 0, s.err() }
+
 type startingError []string
 
 func (e startingError) Error() string {

@@ -1,6 +1,7 @@
 package noop
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -16,7 +17,15 @@ type agent struct {
 	mu       sync.Mutex
 	steps    map[string]time.Time // id to its end
 	arrived  chan struct{}        // closed and made anew when a step is started
+	used     bool                 // set up, or given a step, once
+	use      string               // what for, "" if nobody said
 }
+
+// The refusal of a second use, as the real agent has it.
+const (
+	headerUse  = "X-Runner-Use"
+	statusUsed = http.StatusConflict
+)
 
 // heldFor is how long an output that is asked for before its step is started
 // is waited with; callers open it first.
@@ -29,9 +38,9 @@ func newAgent(stepTime time.Duration) http.Handler {
 	a := &agent{stepTime: stepTime, steps: make(map[string]time.Time), arrived: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, map[string]any{"version": "noop", "ok": true, "running_steps": a.running()})
+		answer(w, http.StatusOK, map[string]any{"version": "noop", "ok": true, "running_steps": a.running(), "used": a.wasUsed()})
 	})
-	mux.HandleFunc("POST /setup", acknowledge(struct{}{}))
+	mux.HandleFunc("POST /setup", a.setup)
 	mux.HandleFunc("POST /suspend", acknowledge(struct{}{}))
 	mux.HandleFunc("POST /destroy", acknowledge(map[string]any{"os_stats": struct{}{}}))
 	mux.HandleFunc("POST /start_step", a.start)
@@ -91,6 +100,27 @@ func (a *agent) running() int {
 	return n
 }
 
+func (a *agent) wasUsed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.used
+}
+
+func (a *agent) setup(w http.ResponseWriter, r *http.Request) {
+	use := r.Header.Get(headerUse)
+	a.mu.Lock()
+	another := use != "" && a.use != "" && use != a.use
+	if !another {
+		a.used, a.use = true, cmp.Or(a.use, use)
+	}
+	a.mu.Unlock()
+	if another {
+		answer(w, statusUsed, map[string]string{"error_msg": "this machine was set up for another use before"})
+		return
+	}
+	acknowledge(struct{}{})(w, r)
+}
+
 func (a *agent) start(w http.ResponseWriter, r *http.Request) {
 	req, ok := decodeStep(w, r)
 	if !ok {
@@ -99,6 +129,7 @@ func (a *agent) start(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	if _, again := a.steps[req.ID]; !again {
 		a.steps[req.ID] = time.Now().Add(a.stepTime)
+		a.used = true
 		close(a.arrived)
 		a.arrived = make(chan struct{})
 	}

@@ -198,7 +198,7 @@ func TestProcessServesAPretendAgent(t *testing.T) {
 		status      int
 		want        string
 	}{
-		{"/healthz", "", 200, `{"ok":true,"running_steps":0,"version":"noop"}`},
+		{"/healthz", "", 200, `{"ok":true,"running_steps":0,"used":false,"version":"noop"}`},
 		{"/setup", `{"envs":{"A":"b"}}`, 200, `{}`},
 		{"/setup", `{bad`, 400, `{"error_msg":"invalid character 'b' looking for beginning of object key string"}`},
 		{"/poll_step", `{"id":"s1"}`, 400, `{"error_msg":"Step has not started"}`},

@@ -38,6 +38,7 @@ type Agent struct {
 	changed   chan struct{} // closed and replaced when a step is added or the table is
 	numbered  int           // steps so far, for file names
 	stopping  bool
+	use       use
 
 	steps sync.WaitGroup
 	polls atomic.Int32 // that wait
@@ -64,6 +65,7 @@ func New(o Options) (*Agent, error) {
 	return &Agent{
 		opts:    o,
 		state:   st,
+		use:     openUse(o.StateDir, o.Machine),
 		stats:   newCollector(readUsage),
 		stage:   newStage(),
 		changed: make(chan struct{}),
@@ -114,8 +116,20 @@ func (s *stage) all() []*step {
 // Setup prepares the machine for a stage. After a destroy it starts a new
 // table of steps; otherwise it only replaces what later steps are given.
 func (a *Agent) Setup(ctx context.Context, req *agentapi.SetupRequest) error {
+	return a.SetupFor(ctx, "", req)
+}
+
+// SetupFor does so for one use, named by the caller, "" for a caller that does
+// not: a machine that was set up for another use before refuses.
+func (a *Agent) SetupFor(ctx context.Context, use string, req *agentapi.SetupRequest) error {
 	a.setups.Lock()
 	defer a.setups.Unlock()
+	a.mu.Lock()
+	err := a.use.begin(use)
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if req.EgressPolicy != nil && req.EgressPolicy.ProxyURL != "" {
 		return errors.New("egress policies are not built in yet")
 	}
@@ -206,6 +220,9 @@ func (a *Agent) admit(id string) (admission, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.refusalLocked(id); err != nil {
+		return admission{}, err
+	}
+	if err := a.use.begin(""); err != nil {
 		return admission{}, err
 	}
 	a.numbered++
@@ -367,6 +384,7 @@ func (a *Agent) Health() (res *agentapi.HealthResponse, preparing string) {
 		OK:      true,
 		Docker:  dockerState(a.opts.Env),
 		Machine: a.opts.Machine,
+		Used:    a.use.Used,
 	}
 	for _, st := range a.stage.steps {
 		select {

@@ -37,7 +37,7 @@ type route struct {
 func (a *Agent) Handler() http.Handler {
 	routes := map[string]route{
 		agentapi.PathHealth:    {method: http.MethodGet, handle: a.health, always: true},
-		agentapi.PathSetup:     post(a, a.setup),
+		agentapi.PathSetup:     {method: http.MethodPost, handle: a.setup},
 		agentapi.PathStartStep: post(a, a.startStep),
 		agentapi.PathPollStep:  post(a, a.pollStep),
 		agentapi.PathStream:    {method: http.MethodPost, handle: a.streamOutput},
@@ -174,6 +174,8 @@ func (a *Agent) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusRequestEntityTooLarge
 	case errors.As(err, &bad), errors.Is(err, errNoID), errors.Is(err, errNotStarted), errors.Is(err, errDestroyed):
 		status = http.StatusBadRequest
+	case errors.Is(err, errUsed):
+		status = agentapi.StatusUsed
 	case errors.Is(err, errStopping):
 		status = http.StatusServiceUnavailable
 	case r.Context().Err() != nil:
@@ -257,8 +259,11 @@ func (a *Agent) checkOut(ctx context.Context, length time.Duration) error {
 	}
 }
 
-func (a *Agent) setup(ctx context.Context, in *agentapi.SetupRequest) (*agentapi.Empty, error) {
-	return &agentapi.Empty{}, a.Setup(ctx, in)
+func (a *Agent) setup(w http.ResponseWriter, r *http.Request) {
+	use := r.Header.Get(agentapi.HeaderUse)
+	post(a, func(ctx context.Context, in *agentapi.SetupRequest) (*agentapi.Empty, error) {
+		return &agentapi.Empty{}, a.SetupFor(ctx, use, in)
+	}).handle(w, r)
 }
 
 func (a *Agent) startStep(ctx context.Context, in *agentapi.StartStepRequest) (*agentapi.Empty, error) {

@@ -126,7 +126,7 @@ func TestHealthTellsWhatItKnows(t *testing.T) {
 	if err := json.Unmarshal([]byte(a.body), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := agentapi.HealthResponse{Version: "1.2.3", OK: true, Docker: "present", RunningSteps: 1, Machine: "m-9"}
+	want := agentapi.HealthResponse{Version: "1.2.3", OK: true, Docker: "present", RunningSteps: 1, Machine: "m-9", Used: true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("health (-want +got):\n%s", diff)
 	}

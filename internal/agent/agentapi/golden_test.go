@@ -23,7 +23,7 @@ func TestBodiesKeepTheirWireFormat(t *testing.T) {
 	t.Parallel()
 	cases := map[string]any{
 		"health_response":      &agentapi.HealthResponse{Version: "dev", OK: true},
-		"health_response_full": &agentapi.HealthResponse{Version: "1.2.3", OK: true, Docker: agentapi.DockerAbsent, RunningSteps: 2, Machine: "m-1"},
+		"health_response_full": &agentapi.HealthResponse{Version: "1.2.3", OK: true, Docker: agentapi.DockerAbsent, RunningSteps: 2, Machine: "m-1", Used: true},
 		"error":                &agentapi.Error{Message: "Step has not started"},
 		"empty":                &agentapi.Empty{},
 		"setup_request_empty":  &agentapi.SetupRequest{},

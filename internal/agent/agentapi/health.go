@@ -9,8 +9,8 @@ const (
 )
 
 // HealthResponse answers a health request. Existing callers look only at the
-// HTTP status; Docker, RunningSteps and Machine are additions of ours, absent
-// in the answer of an existing agent.
+// HTTP status; Docker, RunningSteps, Machine and Used are additions of ours,
+// absent in the answer of an existing agent.
 type HealthResponse struct {
 	Version string `json:"version"`
 	OK      bool   `json:"ok"`
@@ -23,7 +23,18 @@ type HealthResponse struct {
 	// Machine is the identity given over the host's private channel, "" for
 	// machines that got theirs by boot data.
 	Machine string `json:"machine,omitempty"`
+	// Used is set once a stage was ever set up, or a step started, on this
+	// machine, also by an earlier run of the agent.
+	Used bool `json:"used"`
 }
+
+// HeaderUse names, on a setup, what the machine is set up for: one lease and
+// generation. Once set up for one use, an agent refuses every other with
+// StatusUsed. Existing runners do not send it, existing agents do not know it.
+const (
+	HeaderUse  = "X-Runner-Use"
+	StatusUsed = 409
+)
 
 // Values of HealthResponse.Docker.
 const (

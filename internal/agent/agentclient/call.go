@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ type request struct {
 	try, firstTry time.Duration
 	// anyBody takes a success whatever it says.
 	anyBody bool
+	// use names what a setup is for, "" if it is not said.
+	use string
 }
 
 // final marks an error that no repetition helps.
@@ -77,6 +80,9 @@ func (c *Client) send(ctx context.Context, k *conn, t pool.Target, r request) (*
 	req, err := http.NewRequestWithContext(ctx, r.method, "https://"+k.addr+r.path, body)
 	if err != nil {
 		return nil, final{err}
+	}
+	if r.use != "" {
+		req.Header.Set(agentapi.HeaderUse, url.QueryEscape(r.use))
 	}
 	k.enter(c) //nolint:contextcheck // its probes belong to the connection, not to one of its calls
 	resp, err := k.cc.RoundTrip(req)

@@ -157,6 +157,7 @@ func readHealth(body []byte) pool.Health {
 		Version      string  `json:"version"`
 		RunningSteps *int    `json:"running_steps"`
 		Docker       *string `json:"docker"`
+		Used         *bool   `json:"used"`
 	}
 	if json.Unmarshal(body, &h) != nil {
 		return pool.Health{RunningSteps: -1}
@@ -168,12 +169,20 @@ func readHealth(body []byte) pool.Health {
 	case h.Docker != nil:
 		steps = 0
 	}
-	return pool.Health{Version: h.Version, RunningSteps: steps}
+	used := pool.UsedUnknown
+	switch {
+	case h.Used == nil:
+	case *h.Used:
+		used = pool.UsedOnce
+	default:
+		used = pool.UsedNever
+	}
+	return pool.Health{Version: h.Version, RunningSteps: steps, Used: used}
 }
 
 // Setup is tried until it succeeds, is refused for good, or ctx ends.
 func (c *Client) Setup(ctx context.Context, t pool.Target, body json.RawMessage) error {
-	return c.repeat(ctx, t, request{op: "setup", method: http.MethodPost, path: agentapi.PathSetup, body: orEmpty(body)})
+	return c.repeat(ctx, t, request{op: "setup", method: http.MethodPost, path: agentapi.PathSetup, body: orEmpty(body), use: t.Use})
 }
 
 // StartStep has the limits of the configuration beside ctx.

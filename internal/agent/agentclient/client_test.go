@@ -30,6 +30,8 @@ func TestHealthReadsWhatIsThere(t *testing.T) {
 		{"an existing agent", say(200, "{\n  \"version\": \"dev\",\n  \"ok\": true\n}"), pool.Health{Version: "dev", RunningSteps: -1}, ""},
 		{"our agent with steps", say(200, `{"version":"1","ok":true,"docker":"absent","running_steps":3}`), pool.Health{Version: "1", RunningSteps: 3}, ""},
 		{"our agent without steps", say(200, `{"version":"1","ok":true,"docker":"absent"}`), pool.Health{Version: "1", RunningSteps: 0}, ""},
+		{"our agent, never used", say(200, `{"version":"1","ok":true,"running_steps":0,"used":false}`), pool.Health{Version: "1", Used: pool.UsedNever}, ""},
+		{"our agent, used", say(200, `{"version":"1","ok":true,"running_steps":0,"used":true}`), pool.Health{Version: "1", Used: pool.UsedOnce}, ""},
 		{"only the status counts", say(200, `{"version":"1","ok":false}`), pool.Health{Version: "1", RunningSteps: -1}, ""},
 		{"a body that is no JSON", say(200, "fine"), pool.Health{RunningSteps: -1}, ""},
 		{"no body", say(200, ""), pool.Health{RunningSteps: -1}, ""},

@@ -24,6 +24,9 @@ type MockConfig struct {
 	Hook func(ctx context.Context, op string, t pool.Target, step string) error
 	// Version is what health tells. Empty: "mock".
 	Version string
+	// Old makes it an agent that does not tell whether it was used, and lets
+	// itself be set up for anybody, as existing ones do.
+	Old bool
 }
 
 // Mock is an agent that exists only in this process: every setup succeeds, and
@@ -40,6 +43,9 @@ type Mock struct {
 type mockMachine struct {
 	steps   map[string]time.Time // id to its end
 	arrived chan struct{}        // closed and made anew when a step starts
+	// used is set by the first setup or step, use what it was for.
+	used bool
+	use  string
 }
 
 var _ pool.Agent = (*Mock)(nil)
@@ -67,20 +73,37 @@ func (m *Mock) Health(ctx context.Context, t pool.Target) (pool.Health, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h, now := pool.Health{Version: m.cfg.Version}, time.Now()
+	h, now := pool.Health{Version: m.cfg.Version, Used: pool.UsedNever}, time.Now()
 	if machine := m.machines[t.Instance]; machine != nil {
+		if machine.used {
+			h.Used = pool.UsedOnce
+		}
 		for _, end := range machine.steps {
 			if now.Before(end) {
 				h.RunningSteps++
 			}
 		}
 	}
+	if m.cfg.Old {
+		h.Used = pool.UsedUnknown
+	}
 	return h, nil
 }
 
-// Setup succeeds.
+// Setup succeeds for the first use of a machine.
 func (m *Mock) Setup(ctx context.Context, t pool.Target, _ json.RawMessage) error {
-	return m.before(ctx, "setup", t, "")
+	if err := m.before(ctx, "setup", t, ""); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	machine := m.machine(t.Instance)
+	if !m.cfg.Old && machine.use != "" && t.Use != "" && machine.use != t.Use {
+		return &pool.AgentError{Op: "setup", Status: pool.StatusUsed, Message: "this machine was set up for another use before"}
+	}
+	machine.used = true
+	machine.use = cmp.Or(machine.use, t.Use)
+	return nil
 }
 
 // Suspend succeeds.
