@@ -178,14 +178,20 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 func cameBack(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
 
 // stillHeld says, every now and then, whether a machine is still its lease's:
-// one that the sweeper has found dead is not waited for.
+// one that the sweeper has found dead is not waited for, and the sweeper is
+// asked to look.
 func (m *Manager) stillHeld(ctx context.Context, inst Instance) func() error {
 	asked := m.now()
+	kicks := 3 // the two listings that prove an absence, and one for luck
 	return func() error {
 		if m.now().Sub(asked) < aliveEvery {
 			return nil
 		}
 		asked = m.now()
+		if sc := m.scopes[inst.Scope]; sc != nil && kicks > 0 {
+			kicks--
+			sc.kick()
+		}
 		row, err := m.store.Instance(ctx, inst.ID)
 		if err == nil && row.State != Leased {
 			return fmt.Errorf("%w: %s", errDead, cmp.Or(row.Detail, row.Reason))
