@@ -588,6 +588,7 @@ type Notifier interface {
 	Announce(topics ...string)
 	// Listen calls f for each topic another replica announces, until ctx ends;
 	// it reconnects by itself. An empty topic means that some may have been
-	// missed.
+	// missed; it comes first of all, and after each reconnecting. It returns nil
+	// when ctx ends, ErrUnavailable when the store is closed.
 	Listen(ctx context.Context, f func(topic string)) error
 }

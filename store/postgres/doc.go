@@ -12,9 +12,10 @@
 // pool's row and then looks again. A claim that finds a machine takes no such
 // lock, so claims of one pool do not wait for each other.
 //
-// Every operation is built in. Two things differ from SQLite: ids of events are
+// Announcements between replicas go by NOTIFY, gathered and apart from the
+// operations; a lost one costs a tick.
+//
+// Every operation is built in. One thing differs from SQLite: ids of events are
 // given when they are written and seen when they are committed, so a reader
-// that follows them with After may pass over one that commits late; and there
-// is no NOTIFY yet, so that another replica's loops learn of work at their next
-// tick.
+// that follows them with After may pass over one that commits late.
 package postgres

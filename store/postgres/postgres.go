@@ -33,6 +33,10 @@ const (
 	// each time, with jitter.
 	firstPause = time.Millisecond
 	lastPause  = 100 * time.Millisecond
+	// stalledAfter, in milliseconds, is when the server gives up a transaction
+	// whose process has stopped in its midst: the rows it locked would keep
+	// other replicas from taking its pools over.
+	stalledAfter = "5000"
 )
 
 //go:embed migrations/*.sql
@@ -60,6 +64,7 @@ type Options struct {
 // replicas.
 type Store struct {
 	*core.Store
+	notes *notifier
 }
 
 var _ pool.Store = (*Store)(nil)
@@ -72,14 +77,14 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	return &Store{core.New(b, o.Seal)}, nil
+	return &Store{Store: core.New(b, o.Seal), notes: b.notes}, nil
 }
 
 func open(ctx context.Context, o Options) (_ *backend, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	db, name, err := connect(o.DSN)
+	db, cfg, name, err := connect(o.DSN)
 	if err != nil {
 		return nil, err
 	}
@@ -95,28 +100,37 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 	if err := b.checkSeal(ctx, o.Seal); err != nil {
 		return nil, b.explain(err)
 	}
+	var schema string
+	if err := db.QueryRowContext(ctx, `SELECT current_schema()`).Scan(&schema); err != nil {
+		return nil, b.explain(err)
+	}
+	b.channel = channelOf(schema)
+	b.notes = newNotifier(ctx, b, cfg)
 	return b, nil
 }
 
 // connect makes the pool of connections, without connecting yet.
-func connect(dsn string) (*sql.DB, string, error) {
+func connect(dsn string) (*sql.DB, *pgx.ConnConfig, string, error) {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		// pgx redacts passwords, but not in every malformed text; ours says
 		// nothing of the text at all.
-		return nil, "", fmt.Errorf("%w: the Postgres data source cannot be read; see DRONE_DATABASE_DATASOURCE", pool.ErrUnavailable)
+		return nil, nil, "", fmt.Errorf("%w: the Postgres data source cannot be read; see DRONE_DATABASE_DATASOURCE", pool.ErrUnavailable)
 	}
-	db := stdlib.OpenDB(*cfg)
+	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "SET idle_in_transaction_session_timeout = "+stalledAfter)
+		return err
+	}))
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
-	return db, fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database), nil
+	return db, cfg, fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database), nil
 }
 
 // KeyID returns the id of the key the database's rows are sealed with, "" if
 // there is no schema or nothing in it is sealed: what store.LoadKey wants to
 // know.
 func KeyID(ctx context.Context, dsn string) (string, error) {
-	db, name, err := connect(dsn)
+	db, _, name, err := connect(dsn)
 	if err != nil {
 		return "", fmt.Errorf("read seal key id: %w", err)
 	}
@@ -163,6 +177,9 @@ type backend struct {
 	name string
 	log  *slog.Logger
 	text core.Statements
+	// channel is what announcements go through.
+	channel string
+	notes   *notifier
 
 	// mu is held shared while an operation runs, and alone by Close.
 	mu     sync.RWMutex
@@ -313,6 +330,8 @@ func (b *backend) Look(ctx context.Context, run func(context.Context, core.Tx) e
 // Close waits for running operations and closes the connections. Closing twice
 // is no error.
 func (b *backend) Close() error {
+	// First of all: a listener may be in the middle of an operation.
+	b.notes.close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -338,6 +357,7 @@ func (b *backend) outcome(ctx context.Context, err error) error {
 const (
 	codeSerialization = "40001"
 	codeDeadlock      = "40P01"
+	codeStalled       = "25P03"
 	codeUnique        = "23505"
 	codeBadPassword   = "28P01"
 	codeNoDatabase    = "3D000"
@@ -355,7 +375,7 @@ func codeOf(err error) string {
 // second finds the first's and joins it.
 func raced(err error) bool {
 	switch codeOf(err) {
-	case codeSerialization, codeDeadlock:
+	case codeSerialization, codeDeadlock, codeStalled:
 		return true
 	case codeUnique:
 		e, ok := errors.AsType[*pgconn.PgError](err)

@@ -1,0 +1,30 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/vm-runner/drone-runner-aws/store/internal/core"
+)
+
+// Channel is what a store's announcements go through.
+func Channel(s *Store) string { return s.notes.b.channel }
+
+// Stall locks the holder of a pool as a fenced write does, says so, and commits
+// when it is released. It is tried once.
+func Stall(ctx context.Context, s *Store, pool string, locked, release chan struct{}) error {
+	b := s.notes.b
+	return b.once(ctx, func(ctx context.Context, t core.Tx) error {
+		rows, err := t.Query(ctx, core.KeepPoolHolder, pool)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+		}
+		if err := rows.Close(); err != nil {
+			return err
+		}
+		close(locked)
+		<-release
+		return nil
+	})
+}
