@@ -119,8 +119,9 @@ func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, 
 		DiskGiB: cmp.Or(w.DiskGiB, rt.cfg.DiskGiB),
 		Created: now,
 		// If this process dies before it has called the cloud, the next one
-		// makes the row due at its start; this is for when it only forgets.
-		Due: now.Add(m.t.Create + m.t.BootWindows),
+		// makes the row due as it takes the pool over; this is for when it only
+		// forgets.
+		Due: rt.dueAt(now.Add(m.t.Create+m.t.BootWindows), now),
 	}
 	validity := gitspaceValidity
 	if kind == Build {

@@ -6,15 +6,23 @@ import (
 	"time"
 )
 
-// hub wakes goroutines of this process that wait for a row to change. A lost
-// or early wake-up costs nothing but a look at the row: everybody who waits
-// also looks again by itself after a while.
+// hub wakes goroutines that wait for a row to change: those of this process,
+// and through announce those of the other replicas. A lost or early wake-up
+// costs nothing but a look at the row: everybody who waits also looks again by
+// itself after a while.
 type hub struct {
 	mu sync.Mutex
 	m  map[string]map[chan struct{}]struct{}
+	// announce tells the other replicas; it does nothing where there are none.
+	announce func(topics ...string)
 }
 
-func (h *hub) init() { h.m = map[string]map[chan struct{}]struct{}{} }
+func (h *hub) init(announce func(topics ...string)) {
+	h.m = map[string]map[chan struct{}]struct{}{}
+	if h.announce = announce; announce == nil {
+		h.announce = func(...string) {}
+	}
+}
 
 // watch returns a channel that gets a value after each notify of key, merged
 // to one while nobody reads, and the function that ends the watch.
@@ -38,21 +46,38 @@ func (h *hub) watch(key string) (<-chan struct{}, func()) {
 	}
 }
 
+// notify wakes everybody who waits for one of the keys, everywhere.
 func (h *hub) notify(keys ...string) {
+	h.wake(keys...)
+	h.announce(keys...)
+}
+
+// wake wakes those of this process.
+func (h *hub) wake(keys ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, key := range keys {
-		for ch := range h.m[key] {
-			select {
-			case ch <- struct{}{}:
-			default:
-			}
-		}
+		poke(h.m[key])
 	}
 }
 
-func leaseKey(id string) string    { return "lease:" + id }
-func instanceKey(id string) string { return "instance:" + id }
+// wakeAll wakes everybody in this process, whatever for.
+func (h *hub) wakeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, set := range h.m {
+		poke(set)
+	}
+}
+
+func poke(set map[chan struct{}]struct{}) {
+	for ch := range set {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // relook is how often a waiter looks at its row without having been woken:
 // another replica's change is seen by then at the latest.

@@ -31,7 +31,9 @@ type ManagerConfig struct {
 	Open  func(p PoolConfig) (Opened, error)
 	// Incarnation names this run of the program; random if empty.
 	Incarnation string
-	// Solo says that no other process works on this store.
+	// Solo says that no other process works on this store: the pools' loops run
+	// here from the start. Else each pool's loops run where the pool is held, see
+	// Store.Hold, and New announces and hears through Store if it is a Notifier.
 	Solo bool
 	// NamePrefix begins the names of machines; ServerName is the TLS name of
 	// new ones.
@@ -125,7 +127,7 @@ type Opened struct {
 // Manager is the engine. It implements Service; Run drives its loops. One
 // Manager works on a store per process.
 type Manager struct {
-	store Store
+	store fencing
 	agent Agent
 	boot  Boot
 	open  func(PoolConfig) (Opened, error)
@@ -154,6 +156,9 @@ type Manager struct {
 	calls    calls
 	work     worker
 	steps    stepTable
+	links    links
+	census   census   // the keeper's
+	notifier Notifier // nil: no replicas, or none that can be told
 	counters counters
 	clock    clockGuard
 
@@ -175,24 +180,31 @@ type runtime struct {
 	recipe  string
 	retired bool
 	wake    chan struct{} // one pending planner pass
-	slots   chan struct{} // bounds concurrent creates, suspends and resumes
-	boots   chan struct{} // bounds machines that boot at a time
-	ends    chan struct{} // bounds concurrent destroys
-	backoff backoff
-	drafts  drafts
+	// tenure is set while the pool's loops run here, known once it is clear
+	// whose the pool is. elsewhere tells the replica that has it of a pass to make.
+	tenure    atomic.Pointer[tenure]
+	known     atomic.Bool
+	elsewhere func()
+	compared  string        // the holder this pool's configuration was compared with
+	slots     chan struct{} // bounds concurrent creates, suspends and resumes
+	boots     chan struct{} // bounds machines that boot at a time
+	ends      chan struct{} // bounds concurrent destroys
+	backoff   backoff
+	drafts    drafts
 }
 
 var errStopping = errors.New("the runner is stopping")
 
-// New opens the pools' drivers, writes the configuration to the store and
-// takes over what an earlier process left. Requests may be made as soon as it
-// returns; nothing moves by itself until Run. It does no cloud calls.
+// New opens the pools' drivers and writes the configuration to the store; with
+// several replicas, of the pools that are new to it, and of the others as they
+// are taken over. Requests may be made as soon as it returns; nothing moves by
+// itself until Run. It does no cloud calls.
 func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	if cfg.Store == nil || cfg.Agent == nil || cfg.Open == nil {
 		return nil, errors.New("pool manager: store, agent and open are required")
 	}
 	m := &Manager{
-		store: cfg.Store, agent: cfg.Agent, boot: cfg.Boot, open: cfg.Open,
+		store: newFencing(cfg.Store), agent: cfg.Agent, boot: cfg.Boot, open: cfg.Open,
 		log: cfg.Log, now: cfg.Now, t: cfg.Timeouts.withDefaults(),
 		incarnation: cmp.Or(cfg.Incarnation, NewID()), solo: cfg.Solo,
 		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), serverName: cmp.Or(cfg.ServerName, "drone-runner"),
@@ -209,7 +221,12 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	if m.up = cfg.Uptime; m.up == nil {
 		m.up = func() time.Duration { return m.now().Sub(m.born) }
 	}
-	m.hub.init()
+	if n, ok := cfg.Store.(Notifier); ok && !m.solo {
+		m.notifier = n
+		m.hub.init(n.Announce)
+	} else {
+		m.hub.init(nil)
+	}
 	m.calls.init()
 	m.steps.init()
 	m.work.init()
@@ -231,7 +248,7 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	if err := m.openPools(ctx, cfg.Pools, now); err != nil {
 		return nil, err
 	}
-	if err := m.takeOver(ctx, now); err != nil {
+	if err := m.settle(ctx, now); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -244,20 +261,14 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 	if err != nil {
 		return fmt.Errorf("read pools: %w", err)
 	}
-	rows := make([]PoolRow, 0, len(pools))
 	for _, p := range pools {
 		p.Wait = cmp.Or(p.Wait, DefaultWait)
-		rt, err := m.addPool(p, false)
-		if err != nil {
+		if _, err := m.addPool(p, false); err != nil {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
-		rows = append(rows, PoolRow{
-			Name: p.Name, Driver: p.Driver, Scope: rt.scope, Min: p.Min, Max: p.Max,
-			SpecHash: rt.recipe, LastSpec: p.SpecJSON, Platform: p.Platform,
-		})
 	}
-	rows = append(rows, m.openFormer(before)...)
-	if err := m.store.Configure(ctx, rows, now); err != nil {
+	m.openFormer(before)
+	if err := m.configure(ctx, before, now); err != nil {
 		return fmt.Errorf("write pools: %w", err)
 	}
 	known, err := m.store.Pools(ctx)
@@ -269,6 +280,31 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 			// Also one without rows: its scope is swept as long as the store
 			// remembers it, since machines can turn up late.
 			m.openRetired(row)
+		}
+	}
+	return nil
+}
+
+// configure writes the pools of the file: all of them where this process is
+// alone. Beside replicas only those the store has never seen; the rest is
+// written by the replica that takes the pool over, so that the one that holds
+// it is not reconfigured under its hands.
+func (m *Manager) configure(ctx context.Context, before []PoolRow, now time.Time) error {
+	var rows []PoolRow
+	for _, name := range m.order {
+		row := m.pools[name].row()
+		row.Retired = false // what is new to the store is written as it is
+		rows = append(rows, row)
+	}
+	if m.solo {
+		return m.store.Configure(ctx, rows, now)
+	}
+	for _, row := range rows {
+		if slices.ContainsFunc(before, func(k PoolRow) bool { return k.Name == row.Name }) {
+			continue
+		}
+		if err := m.store.ConfigurePool(ctx, row, now); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -288,13 +324,14 @@ func (m *Manager) register(p PoolConfig, opened Opened, retired bool) *runtime {
 		p.Image, p.MachineType, p.DiskGiB = opened.Image, opened.MachineType, opened.DiskGiB
 	}
 	rt := &runtime{
-		cfg: p, opened: opened, client: cloud{opened.Client}, scope: opened.Client.Scope(),
+		cfg: p, opened: opened, client: cloud{opened.Client.Guarded(guardTenure)}, scope: opened.Client.Scope(),
 		recipe: recipeOf(p), retired: retired,
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, cmp.Or(opened.Concurrency, 32)),
 		boots: make(chan struct{}, cmp.Or(opened.Concurrency, 4096)),
 		ends:  make(chan struct{}, 32),
 	}
+	rt.elsewhere = func() { m.hub.announce(poolTopic(p.Name)) }
 	m.pools[p.Name] = rt
 	m.order = append(m.order, p.Name)
 	sc := m.scopes[rt.scope]
@@ -306,27 +343,18 @@ func (m *Manager) register(p PoolConfig, opened Opened, retired bool) *runtime {
 	return rt
 }
 
-// takeOver makes everything due that an earlier process was working on.
-func (m *Manager) takeOver(ctx context.Context, now time.Time) error {
-	living := []string{m.incarnation}
-	if !m.solo {
-		lifetimes, err := m.store.Lifetimes(ctx)
+// settle puts in order what an earlier process left: where this one is alone,
+// nobody waits any more for the leases that process's requests waited for.
+// Beside replicas the signs of life decide, see tidy.
+func (m *Manager) settle(ctx context.Context, now time.Time) error {
+	if m.solo {
+		orphaned, err := m.store.Orphans(ctx, []string{m.incarnation}, now.Add(m.t.Grace), now)
 		if err != nil {
-			return fmt.Errorf("read lifetimes: %w", err)
+			return fmt.Errorf("take over leases: %w", err)
 		}
-		for _, l := range lifetimes {
-			if now.Sub(l.To) < 3*heartbeatEvery {
-				living = append(living, l.Incarnation)
-			}
+		if orphaned > 0 {
+			m.log.Info("took over the leases an earlier run left", "leases", orphaned)
 		}
-	}
-	orphaned, err := m.store.Orphans(ctx, living, now.Add(m.t.Grace), now)
-	if err != nil {
-		return fmt.Errorf("take over leases: %w", err)
-	}
-	adopted, err := m.store.Adopt(ctx, m.order, now)
-	if err != nil {
-		return fmt.Errorf("take over instances: %w", err)
 	}
 	drift, err := m.store.Recount(ctx)
 	if err != nil {
@@ -335,14 +363,11 @@ func (m *Manager) takeOver(ctx context.Context, now time.Time) error {
 	for _, d := range drift {
 		m.log.Warn("counter of machines was wrong and is repaired", "pool", d.Pool, "counted", d.Counted, "truth", d.Truth)
 	}
-	if orphaned+adopted > 0 {
-		m.log.Info("took over what an earlier run left", "leases", orphaned, "instances", adopted)
-	}
 	return nil
 }
 
-// heartbeatEvery is how often the store's being alive is recorded. Two missed
-// ones make an incarnation count as dead.
+// heartbeatEvery is how often the store's being alive is recorded, and the
+// other replicas' signs of life looked at: see census.
 const heartbeatEvery = 10 * time.Second
 
 // Run drives the loops until ctx ends, then waits for what is under way to
@@ -354,7 +379,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, name := range m.order {
 		rt := m.pools[name]
-		g.Go(func() error { return m.runPlanner(ctx, rt) })
+		g.Go(func() error { return m.runTenures(ctx, rt) })
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.scopes)) {
 		sc := m.scopes[key]
@@ -363,6 +388,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return m.runWorker(ctx) })
 	g.Go(func() error { return m.runKeeper(ctx) })
+	if m.notifier != nil {
+		g.Go(func() error { return m.runListener(ctx, m.notifier) })
+	}
 	err := g.Wait()
 	m.stop(errStopping)
 	m.tasks.Wait()
@@ -429,10 +457,54 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 		m.beat(ctx, now)
 		m.steps.touchRunning(now)
 		m.flushCalls(ctx)
+		for _, id := range m.links.idle(m.now()) {
+			m.agent.Forget(id)
+		}
+		if m.solo {
+			if now.Sub(purged) >= purgeEvery {
+				purged = now
+				m.purge(ctx, now)
+			}
+			continue
+		}
+		for _, id := range m.steps.machines() {
+			m.checkSteps(ctx, id)
+		}
+		tn := m.anyTenure()
+		if tn == nil {
+			continue
+		}
+		m.tidy(tn.ctx, now)
 		if now.Sub(purged) >= purgeEvery {
 			purged = now
-			m.purge(ctx, now)
+			m.purge(tn.ctx, now)
 		}
+	}
+}
+
+// anyTenure is a tenure of this process: those who hold a pool do what belongs
+// to none.
+func (m *Manager) anyTenure() *tenure {
+	for _, name := range m.order {
+		if tn := m.pools[name].tenured(); tn != nil {
+			return tn
+		}
+	}
+	return nil
+}
+
+// tidy marks the leases as nobody's whose replica has died while a request of
+// it waited for them.
+func (m *Manager) tidy(ctx context.Context, now time.Time) {
+	all, err := m.store.Lifetimes(ctx)
+	if err == nil {
+		var orphaned int
+		if orphaned, err = m.store.Orphans(ctx, m.census.look(all, m.incarnation), now.Add(m.t.Grace), now); orphaned > 0 {
+			m.log.Info("requests of a replica that died are nobody's now", "leases", orphaned)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		m.log.Error("requests of dead replicas not looked for", "err", err)
 	}
 }
 
@@ -471,8 +543,17 @@ func (m *Manager) flushCalls(ctx context.Context) {
 	}
 }
 
-// kick wakes a pool's planner; one pass is pending at most.
+// kick wakes the pool's planner, wherever it runs.
 func (rt *runtime) kick() {
+	if rt.tenure.Load() == nil {
+		rt.elsewhere()
+		return
+	}
+	rt.nudge()
+}
+
+// nudge wakes the planner of this process; one pass is pending at most.
+func (rt *runtime) nudge() {
 	select {
 	case rt.wake <- struct{}{}:
 	default:

@@ -117,7 +117,7 @@ func (s *sighting) see(l listing, now time.Time) {
 
 // sweepStrangers looks at machines and disks no live row describes: what is
 // certainly garbage is destroyed, everything else is reported.
-func (m *Manager) sweepStrangers(ctx context.Context, sc *scope, l listing, rows []Instance) error {
+func (m *Manager) sweepStrangers(sc *scope, l listing, rows []Instance) error {
 	now := m.stamp()
 	known := make(map[string]bool, len(rows))
 	for _, row := range rows {
@@ -128,12 +128,20 @@ func (m *Manager) sweepStrangers(ctx context.Context, sc *scope, l listing, rows
 		if known[mach.Name] {
 			continue
 		}
-		if err := s.machine(ctx, mach); err != nil {
+		tn := m.tenureFor(mach.Tags.Pool, sc.names()...)
+		if tn == nil {
+			continue // another replica looks at it
+		}
+		if err := s.machine(tn.ctx, mach); err != nil {
 			return err
 		}
 	}
 	for _, disk := range l.Disks {
-		if err := s.disk(ctx, disk); err != nil {
+		tn := m.tenureFor(disk.Tags.Pool, sc.names()...)
+		if tn == nil {
+			continue
+		}
+		if err := s.disk(tn.ctx, disk); err != nil {
 			return err
 		}
 	}

@@ -22,10 +22,10 @@ const (
 )
 
 // runPlanner plans one pool whenever it is woken, and now and then anyway.
-func (m *Manager) runPlanner(ctx context.Context, rt *runtime) error {
+func (m *Manager) runPlanner(ctx context.Context, rt *runtime) {
 	tick := time.NewTicker(plannerTick)
 	defer tick.Stop()
-	rt.kick()
+	rt.nudge()
 	gap := time.NewTimer(0)
 	defer gap.Stop()
 	retry := time.NewTimer(plannerTick) // set to the end of a pool's pause
@@ -33,14 +33,14 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		case <-retry.C:
 		case <-rt.wake:
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-gap.C:
 		}
 		if err := m.planPool(ctx, rt); err != nil && ctx.Err() == nil {

@@ -36,7 +36,12 @@ func (m *Manager) Pending(ctx context.Context) []string {
 		out = append(out, "store: "+err.Error())
 	}
 	for _, name := range m.order {
-		if m.pools[name].retired {
+		rt := m.pools[name]
+		if rt.retired || rt.known.Load() && rt.tenured() == nil {
+			continue // its machines are another replica's to make
+		}
+		if !rt.known.Load() {
+			out = append(out, "pool "+name+": which replica holds it is not known yet")
 			continue
 		}
 		v, ok := m.pinged.Load(name)

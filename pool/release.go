@@ -95,7 +95,11 @@ func (m *Manager) Suspend(ctx context.Context, r SuspendRequest) error {
 		return fmt.Errorf("suspend %s: %w", r.Lease, err)
 	}
 	now := m.stamp()
-	_, inst, err = m.store.Sleep(ctx, lease.Key(), now.Add(farFuture), now)
+	due := now.Add(farFuture)
+	if rt := m.pools[inst.Pool]; rt != nil {
+		due = rt.dueAt(due, now)
+	}
+	_, inst, err = m.store.Sleep(ctx, lease.Key(), due, now)
 	if err != nil {
 		return fmt.Errorf("suspend %s: %w", r.Lease, err)
 	}

@@ -43,10 +43,9 @@ const formerMark = "@was-"
 
 // openFormer finds pools that have moved to another account since the store
 // was written: their machines in the old one can only be reached with the old
-// spec. It opens that as a retired pool of a name of its own, and returns its
-// row, so that the next starts find it too.
-func (m *Manager) openFormer(before []PoolRow) []PoolRow {
-	var rows []PoolRow
+// spec. It opens that as a retired pool of a name of its own, which is written
+// like the others, so that the next starts find it too.
+func (m *Manager) openFormer(before []PoolRow) {
 	for _, row := range before {
 		rt := m.pools[row.Name]
 		if rt == nil || row.Scope == "" || m.scopes[row.Scope] != nil {
@@ -69,12 +68,7 @@ func (m *Manager) openFormer(before []PoolRow) []PoolRow {
 		m.log.Info("the pool has moved to another account; its machines in the old one are looked after until they are gone",
 			"pool", row.Name, "scope", row.Scope, "now", rt.scope)
 		m.register(retiredConfig(former), opened, true)
-		rows = append(rows, PoolRow{
-			Name: former.Name, Driver: row.Driver, Scope: row.Scope, SpecHash: row.SpecHash,
-			LastSpec: row.LastSpec, Platform: row.Platform,
-		})
 	}
-	return rows
 }
 
 // runtimeOf is the pool through which an instance is reached: its own, or if

@@ -151,6 +151,8 @@ func (m *Manager) runSetup(ctx context.Context, k *call, r SetupRequest) (SetupR
 		m.counters.phase("total", m.now().Sub(begun))
 	case errors.Is(err, errAbandoned):
 		m.counters.setup("abandoned")
+	case errors.Is(err, errStopping):
+		s.letGo(ctx)
 	default:
 		m.counters.setup("failed")
 	}
@@ -175,6 +177,9 @@ type setup struct {
 	how   string          // "warm", "cold", "resumed"
 	woke  bool            // a resume was begun by this setup
 	first []Cause
+	// displaced is when this request took the lead from another replica's, which
+	// may be preparing the machine without having noticed; zero if it did not.
+	displaced time.Time
 }
 
 // run arrives, waits for a machine, prepares it, and starts over on another
@@ -197,6 +202,12 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 	defer end()
 	s.woken = woken
 	for {
+		if s.follows() {
+			if err := s.follow(ctx); err != nil {
+				return SetupResult{}, err
+			}
+			continue
+		}
 		switch s.lease.State {
 		case LeaseActive:
 			return s.joined(ctx)
@@ -256,6 +267,10 @@ func (s *setup) arrive(ctx context.Context) (Grant, error) {
 	}
 	if g.Claimed {
 		s.claimed(g.Lease)
+	}
+	if g.Displaced != "" {
+		s.displaced = m.now()
+		m.hub.notify(leaseKey(s.r.ID)) // it follows from here on
 	}
 	return g, nil
 }
@@ -317,7 +332,7 @@ func (rt *runtime) shapeFor(w Want) string {
 
 // wait makes the lease a machine of its own if a pool has room, and else waits
 // until something is given to it, it ends, or time is up. It returns with the
-// lease read anew and not waiting.
+// lease read anew and not waiting, or led by another.
 func (s *setup) wait(ctx context.Context) error {
 	m := s.m
 	err := s.coldStart(ctx)
@@ -335,7 +350,7 @@ func (s *setup) wait(ctx context.Context) error {
 	}
 	told := false
 	for {
-		if s.lease.State != LeaseWaiting {
+		if s.lease.State != LeaseWaiting || s.follows() {
 			return nil
 		}
 		if !told {
@@ -369,6 +384,9 @@ func (s *setup) pause(ctx context.Context, d time.Duration) error {
 	return s.deserted(ctx)
 }
 
+// reasonAbandoned is why a lease ends that nobody waits for.
+const reasonAbandoned = "abandoned"
+
 var errAbandoned = errors.New("every caller of this setup has gone")
 
 // deserted returns at once while somebody waits for the answer; when nobody
@@ -399,7 +417,11 @@ func (s *setup) deserted(ctx context.Context) error {
 				// A gitspace that was in use before stays as it is.
 				return errAbandoned
 			}
-			return errors.Join(errAbandoned, s.end(ctx, Cause{}, "abandoned", "the caller hung up and did not return"))
+			err := s.end(ctx, Cause{}, reasonAbandoned, "the caller hung up and did not return")
+			if errors.Is(err, ErrConflict) {
+				err = nil // somebody waits for it at another replica
+			}
+			return errors.Join(errAbandoned, err)
 		}
 	}
 	g, err := s.arrive(ctx)
@@ -501,7 +523,7 @@ func (m *Manager) limitText(ctx context.Context, pool string) string {
 func (s *setup) end(ctx context.Context, cause Cause, reason, detail string) error {
 	ended, err := s.m.endLease(ctx, Ending{
 		Lease: s.lease.Key(), Kind: s.lease.Kind, States: []LeaseState{LeaseWaiting, LeaseStarting},
-		Cause: cause, Reason: reason, Detail: detail, Now: s.m.stamp(),
+		Unwaited: reason == reasonAbandoned, Cause: cause, Reason: reason, Detail: detail, Now: s.m.stamp(),
 	})
 	if err == nil && ended.Lease.ID != "" {
 		s.lease = ended.Lease

@@ -23,6 +23,12 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 		}
 		switch inst.State {
 		case Leased:
+			if wait := s.rivalFor(inst); wait > 0 {
+				if err := s.pause(ctx, min(wait, relook)); err != nil {
+					return res, false, err
+				}
+				break
+			}
 			return s.prepare(ctx, inst)
 		case Creating, Booting, Warm, Resuming:
 			if m.work.idle(inst.ID) {
@@ -41,7 +47,7 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 		if err := s.reread(ctx); err != nil {
 			return res, false, err
 		}
-		if s.lease.State != LeaseStarting || s.lease.InstanceID != inst.ID {
+		if s.lease.State != LeaseStarting || s.lease.InstanceID != inst.ID || s.follows() {
 			return res, true, nil
 		}
 	}
@@ -105,6 +111,7 @@ func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, 
 		return SetupResult{}, false, fmt.Errorf("setup %s: %w", s.r.ID, err)
 	}
 	s.lease = l
+	m.hub.notify(leaseKey(l.ID))
 	s.k.tell(Progress{Phase: "ready", Pool: inst.Pool, Instance: &inst})
 	m.counters.fallback(s.r.Pools, inst.Pool)
 	return SetupResult{Lease: l, Instance: inst, Ports: portsOf(l)}, false, nil
@@ -141,14 +148,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 		return "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
 	}
 	begun := m.now()
-	budget := m.t.Hot
-	switch {
-	case !inst.Warmed.IsZero() && inst.OS == "windows":
-		budget = m.t.BootWindows
-	case inst.Kind == Gitspace && cameBack(inst):
-		budget = m.t.Hibernated
-	}
-	health, cancel := context.WithTimeout(ctx, budget)
+	health, cancel := context.WithTimeout(ctx, m.healthBudget(inst))
 	defer cancel()
 	if rt.client.CanPause() {
 		// The answer comes from the agent itself, so it is the health check.
@@ -161,6 +161,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	healthy()
 	m.counters.phase("health", m.now().Sub(begun))
 	begun = m.now()
+	defer m.links.use(inst.ID, m.now)()
 	setup, cancel := context.WithTimeout(ctx, m.t.Setup)
 	defer cancel()
 	if err := m.agent.Setup(setup, inst.Target(), r.Body); err != nil {
@@ -172,6 +173,18 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	}
 	m.counters.phase("setup", m.now().Sub(begun))
 	return "", nil
+}
+
+// healthBudget is how long a leased machine's agent may take to answer.
+func (m *Manager) healthBudget(inst Instance) time.Duration {
+	switch {
+	case !inst.Warmed.IsZero() && inst.OS == "windows":
+		return m.t.BootWindows
+	case inst.Kind == Gitspace && cameBack(inst):
+		return m.t.Hibernated
+	default:
+		return m.t.Hot
+	}
 }
 
 // cameBack says whether the machine has slept on disk since it was proven.
@@ -264,7 +277,11 @@ func (s *setup) wake(ctx context.Context) error {
 	}
 	s.woke, s.how = true, "resumed"
 	now := m.stamp()
-	l, inst, err := m.store.Waking(ctx, s.lease.Key(), m.incarnation, now.Add(m.startBudget()), now)
+	due := now.Add(m.startBudget())
+	if rt := m.pools[s.lease.Pool]; rt != nil {
+		due = rt.dueAt(due, now)
+	}
+	l, inst, err := m.store.Waking(ctx, s.lease.Key(), m.incarnation, due, now)
 	if errors.Is(err, ErrConflict) {
 		return s.reread(ctx)
 	}
@@ -339,6 +356,7 @@ func (m *Manager) endLease(ctx context.Context, e Ending) (Ended, error) {
 	}
 	m.hub.notify(leaseKey(e.Lease.ID))
 	if ended.Instance != nil {
+		m.hub.notify(instanceKey(ended.Instance.ID))
 		m.steps.end(ended.Instance.ID, fmt.Errorf("%w: %s was destroyed", ErrConflict, e.Lease.ID))
 		m.work.dispatch(m, *ended.Instance)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -93,6 +94,13 @@ func (t *stepTable) list(lease string) []string {
 	return slices.Clone(t.ids[lease])
 }
 
+// machines lists the machines whose steps are followed.
+func (t *stepTable) machines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.byVM))
+}
+
 // takeCalls returns and clears what is to be written; a lease with a running
 // step is being called all the time.
 func (t *stepTable) takeCalls() map[LeaseKey]time.Time {
@@ -140,6 +148,7 @@ func (m *Manager) Step(ctx context.Context, r StepRequest) (json.RawMessage, err
 	}
 	ctx, done := m.steps.begin(ctx, inst, lease.Key(), r.Step, m.stamp())
 	defer func() { done(m.stamp()) }()
+	defer m.links.use(inst.ID, m.now)()
 
 	start, cancel := context.WithTimeout(ctx, m.t.StartStep)
 	err = m.agent.StartStep(start, inst.Target(), body)
@@ -185,9 +194,7 @@ func (m *Manager) stepError(ctx context.Context, l Lease, inst Instance, step, w
 	var refusal *AgentError
 	if !errors.As(err, &refusal) {
 		// Unreachable: perhaps dead. Whoever knows looks at once.
-		if rt := m.pools[inst.Pool]; rt != nil {
-			m.scopes[rt.scope].kick()
-		}
+		m.suspect(inst)
 		if err := m.waitForDeath(ctx, l); err != nil {
 			return err
 		}
@@ -206,6 +213,8 @@ func (m *Manager) waitForDeath(ctx context.Context, l Lease) error {
 	defer end()
 	limit := time.NewTimer(deathWatch)
 	defer limit.Stop()
+	again := time.NewTicker(relook)
+	defer again.Stop()
 	for {
 		now, err := m.store.LeaseAt(ctx, l.Key())
 		if err == nil && now.State == LeaseLost {
@@ -216,6 +225,7 @@ func (m *Manager) waitForDeath(ctx context.Context, l Lease) error {
 			return nil
 		case <-limit.C:
 			return nil
+		case <-again.C:
 		case <-ch:
 		}
 	}
@@ -264,6 +274,7 @@ func (m *Manager) StepOutput(ctx context.Context, id, step string, offset int64,
 	if err != nil {
 		return offset, err
 	}
+	defer m.links.use(inst.ID, m.now)()
 	if follow {
 		return m.agent.Output(ctx, inst.Target(), step, offset, w)
 	}

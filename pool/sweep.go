@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,15 @@ func newScope(key string, local bool) *scope {
 		kicks: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
 		strangers: map[string]*sighting{}, missing: map[string]*absence{},
 	}
+}
+
+// names are the scope's pools in order.
+func (sc *scope) names() []string {
+	names := make([]string, len(sc.pools))
+	for i, rt := range sc.pools {
+		names[i] = rt.cfg.Name
+	}
+	return names
 }
 
 // kick has the scope swept soon.
@@ -223,6 +233,12 @@ func (m *Manager) ping(ctx context.Context, sc *scope) {
 // sweep is one comparison of a scope: rows without machines, machines that
 // died, machines without rows.
 func (m *Manager) sweep(ctx context.Context, sc *scope) error {
+	if !slices.ContainsFunc(sc.pools, func(rt *runtime) bool { return rt.tenured() != nil }) {
+		clear(sc.strangers)
+		clear(sc.missing)
+		m.counters.orphans(sc.key, nil)
+		return nil
+	}
 	// The listing first: every machine in it has its row by the time the rows
 	// are read, since the row comes before the machine. Rows younger than the
 	// listing are no evidence of a missing machine, and are skipped below.
@@ -237,6 +253,10 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 	seen := make(map[string]bool, len(rows))
 	now := m.stamp()
 	for _, row := range rows {
+		tn := m.tenureFor(row.Pool, sc.names()...)
+		if tn == nil {
+			continue // another replica sweeps it
+		}
 		seen[row.ID] = true
 		mach, listed := l.byName[row.Name]
 		if listed {
@@ -244,9 +264,9 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 		}
 		switch {
 		case listed && mach.Status == drivers.StatusDead && l.At.After(row.Since):
-			m.died(ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
+			m.died(tn.ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
 		case !listed && sc.missed(row, l, now):
-			m.died(ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
+			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
 		}
 	}
 	for id := range sc.missing {
@@ -254,7 +274,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			delete(sc.missing, id)
 		}
 	}
-	return m.sweepStrangers(ctx, sc, l, rows)
+	return m.sweepStrangers(sc, l, rows)
 }
 
 // died handles a machine that is gone or dead although its row says it lives.

@@ -49,7 +49,7 @@ func (w *worker) remind(d time.Time) {
 }
 
 // dispatch has an instance looked at now, or once more when the present look
-// is over. The row is read anew when its turn has come: whoever asked may have
+// is over; where another replica has the pool, that one is told. The row is read anew when its turn has come: whoever asked may have
 // read it before somebody else was done with it, and creating a machine on the
 // word of an old row would make one that no row describes.
 func (w *worker) dispatch(m *Manager, inst Instance) { w.begin(m, inst, false) }
@@ -63,6 +63,11 @@ func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 	if rt == nil {
 		return
 	}
+	tn := m.tenureFor(inst.Pool, rt.cfg.Name)
+	if tn == nil {
+		m.hub.announce(dueTopic(inst.Pool))
+		return
+	}
 	w.mu.Lock()
 	if t := w.busy[inst.ID]; t != nil {
 		t.again = true
@@ -72,7 +77,7 @@ func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 	t := &task{cancel: func(error) {}}
 	w.busy[inst.ID] = t
 	w.mu.Unlock()
-	ok := m.spawn(func(ctx context.Context) {
+	ok := tn.spawn(func(ctx context.Context) {
 		for {
 			look, cancel := context.WithCancelCause(ctx)
 			w.mu.Lock()
@@ -169,8 +174,12 @@ func (m *Manager) runWorker(ctx context.Context) error {
 }
 
 func (m *Manager) takeDue(ctx context.Context) {
+	pools := m.held()
+	if len(pools) == 0 {
+		return
+	}
 	now := m.stamp()
-	instances, err := m.store.DueInstances(ctx, m.order, now, dueBatch)
+	instances, err := m.store.DueInstances(ctx, pools, now, dueBatch)
 	if err != nil {
 		if ctx.Err() == nil {
 			m.log.Error("due instances not read", "err", err)
@@ -190,10 +199,24 @@ func (m *Manager) takeDue(ctx context.Context) {
 		return
 	}
 	for _, l := range leases {
-		if err := m.lookAtLease(ctx, l, now); err != nil && ctx.Err() == nil && !errors.Is(err, ErrConflict) {
+		tn := m.tenureOfLease(l)
+		if tn == nil {
+			continue
+		}
+		if err := m.lookAtLease(tn.ctx, l, now); err != nil && tn.ctx.Err() == nil && !errors.Is(err, ErrConflict) {
 			m.log.Error("due lease not handled", "lease", l.ID, "state", l.State, "err", err)
 		}
 	}
+}
+
+// tenureOfLease is the tenure that sees to a lease: that of its machine's pool,
+// or while it waits of the first it may have. Nil: another replica's business.
+func (m *Manager) tenureOfLease(l Lease) *tenure {
+	pool := l.Pool
+	if pool == "" && len(l.Choices) > 0 {
+		pool = l.Choices[0].Pool
+	}
+	return m.tenureFor(pool, m.order...)
 }
 
 // lookAtLease does what is due for a lease whose time has come.
@@ -202,10 +225,11 @@ func (m *Manager) lookAtLease(ctx context.Context, l Lease, now time.Time) error
 	case LeaseWaiting:
 		reason, detail := "wait_timeout", "no machine became free in time"
 		if l.Waiter == "" {
-			reason, detail = "abandoned", "the caller hung up, or the runner was restarted, and nobody asked again"
+			reason, detail = reasonAbandoned, "the caller hung up, or the runner was restarted, and nobody asked again"
 		}
 		_, err := m.endLease(ctx, Ending{
-			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseWaiting}, Reason: reason, Detail: detail, Now: now,
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseWaiting}, Unwaited: l.Waiter == "",
+			Reason: reason, Detail: detail, Now: now,
 		})
 		return err
 	case LeaseStarting:
@@ -217,7 +241,7 @@ func (m *Manager) lookAtLease(ctx context.Context, l Lease, now time.Time) error
 			return m.store.PostponeLease(ctx, l.Key(), now.Add(m.startBudget()), now)
 		}
 		_, err := m.endLease(ctx, Ending{
-			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting}, Reason: "abandoned",
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseStarting}, Unwaited: l.Waiter == "", Reason: reasonAbandoned,
 			Detail: "its setup was not finished in time and nobody asked again", Now: now,
 		})
 		return err
@@ -338,9 +362,10 @@ func (m *Manager) postponeNoting(ctx context.Context, inst Instance, reason stri
 		m.work.remind(due.Add(time.Millisecond))
 		return
 	}
-	if ctx.Err() == nil {
-		m.log.Error("instance not postponed", "instance", inst.Name, "err", err)
+	if ctx.Err() != nil {
+		return // the tenure is over: whoever has the pool next finds the row
 	}
+	m.log.Error("instance not postponed", "instance", inst.Name, "err", err)
 	// The row does not say when it is due: a store that cannot be written now
 	// must not leave the machine to a due time of long ago.
 	m.spawn(func(ctx context.Context) {
