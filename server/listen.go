@@ -21,6 +21,9 @@ const keepAlive = 15 * time.Second
 // AdminSocket is the name of the admin socket in the data directory.
 const AdminSocket = "admin.sock"
 
+// ErrServed is ListenAdmin's error for a socket that a running runner has.
+var ErrServed = errors.New("a runner already serves")
+
 // Listen opens the TCP listener with the keep-alive long answers need. An
 // address in use is an error that names it and the variable to change.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
@@ -35,11 +38,12 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// ListenAdmin opens the admin socket in the data directory, mode 0600 from the
-// first moment. A socket left by a dead process is replaced; one that answers
-// belongs to a running runner and is refused. Closing removes the file.
-func ListenAdmin(ctx context.Context, dataDir string) (net.Listener, error) {
-	path := filepath.Join(dataDir, AdminSocket)
+// ListenAdmin opens an admin socket of that name, AdminSocket mostly, in the
+// data directory, mode 0600 from the first moment. A socket left by a dead
+// process is replaced; one that answers belongs to a running runner and is
+// refused with ErrServed. Closing removes the file.
+func ListenAdmin(ctx context.Context, dataDir, name string) (net.Listener, error) {
+	path := filepath.Join(dataDir, name)
 	if err := checkStale(ctx, path); err != nil {
 		return nil, err
 	}
@@ -89,7 +93,7 @@ func checkStale(ctx context.Context, path string) error {
 		serves, err := answers(ctx, path)
 		switch {
 		case serves:
-			return fmt.Errorf("admin socket: a runner already serves %s; stop it or use another data directory", path)
+			return fmt.Errorf("admin socket: %w %s; stop it or use another data directory", ErrServed, path)
 		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 			return nil
 		case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):

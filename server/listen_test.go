@@ -28,7 +28,7 @@ func shortDir(t *testing.T) string {
 func TestTheAdminSocketServesItsOwner(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	l, err := server.ListenAdmin(t.Context(), dir)
+	l, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestTheAdminSocketServesItsOwner(t *testing.T) {
 	if pools, err := c.Pools(t.Context()); err != nil || len(pools) != 2 {
 		t.Errorf("%v, %v", pools, err)
 	}
-	if _, err := server.ListenAdmin(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "already serves") {
+	if _, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket); err == nil || !strings.Contains(err.Error(), "already serves") {
 		t.Errorf("a second runner got the socket: %v", err)
 	}
 	c.Close()
@@ -76,7 +76,7 @@ func TestAStaleAdminSocketIsReplaced(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := server.ListenAdmin(t.Context(), dir)
+	l, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,20 +102,20 @@ func TestWhatIsNoSocketIsNotReplaced(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), fs.FileMode(0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.ListenAdmin(t.Context(), dir); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v, want an error that names the file", err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "precious" {
 		t.Errorf("now it is %q", b)
 	}
-	if _, err := server.ListenAdmin(t.Context(), filepath.Join(dir, strings.Repeat("d", 120))); err == nil {
+	if _, err := server.ListenAdmin(t.Context(), filepath.Join(dir, strings.Repeat("d", 120)), server.AdminSocket); err == nil {
 		t.Error("a directory that is missing: want an error")
 	}
 	long := filepath.Join(dir, strings.Repeat("d", 120))
 	if err := os.Mkdir(long, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.ListenAdmin(t.Context(), long); err == nil || !strings.Contains(err.Error(), "too long") {
+	if _, err := server.ListenAdmin(t.Context(), long, server.AdminSocket); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("got %v, want an error that says the path is too long", err)
 	}
 }
@@ -138,7 +138,7 @@ func TestAnAdminSocketThatOnlyHangsUpIsStale(t *testing.T) {
 		}
 		gone <- errors.Join(err, left.Close())
 	}()
-	l, err := server.ListenAdmin(t.Context(), dir)
+	l, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket)
 	if err != nil {
 		t.Fatal(err)
 	}

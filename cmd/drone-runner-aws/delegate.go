@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func (d *delegate) serve(ctx context.Context) error {
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	admin, err := server.ListenAdmin(ctx, d.dir)
+	admin, err := d.listenAdmin(ctx)
 	if err != nil {
 		return errors.Join(interrupted(ctx, err), tcp.Close())
 	}
@@ -118,6 +119,33 @@ func (d *delegate) serve(ctx context.Context) error {
 	}
 	d.log.Info("stopped; machines are left as they are")
 	return nil
+}
+
+// listenAdmin opens the admin socket. Replicas on one host may share a data
+// directory: the first has the ordinary name, each other one the next number.
+func (d *delegate) listenAdmin(ctx context.Context) (net.Listener, error) {
+	if !d.shared() {
+		return server.ListenAdmin(ctx, d.dir, server.AdminSocket)
+	}
+	for n := 1; ; n++ {
+		l, err := server.ListenAdmin(ctx, d.dir, adminSocket(n))
+		if !errors.Is(err, server.ErrServed) || n == maxReplicas {
+			return l, err
+		}
+		d.log.Info("another replica has the admin socket of this data directory; this one takes the next name", "socket", adminSocket(n+1))
+	}
+}
+
+// maxReplicas is how many runners one data directory serves.
+const maxReplicas = 16
+
+// adminSocket is the name of a data directory's n-th admin socket: admin.sock,
+// admin-2.sock, …
+func adminSocket(n int) string {
+	if n == 1 {
+		return server.AdminSocket
+	}
+	return fmt.Sprintf("admin-%d.sock", n)
 }
 
 func (d *delegate) newServer() error {
@@ -151,20 +179,17 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	if err != nil {
 		return err
 	}
-	st, only, err := d.openStore(starting)
+	st, err := d.openStore(starting)
 	if err != nil {
 		return interrupted(starting, err)
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	if err := only.await(starting); err != nil {
-		return interrupted(starting, err)
-	}
 	agent, hangUp := newAgent(d.cfg, world, d.log)
 	defer func() { err = errors.Join(err, hangUp()) }()
 	open := &opener{regs: regs, dataDir: d.dir, log: d.log, network: d.allow.AddMachines}
 	m, err := pool.New(starting, pool.ManagerConfig{
 		Store: st, Agent: agent, Pools: cfg.Pools, Open: open.open,
-		Incarnation: only.incarnation, Solo: true,
+		Solo: !d.shared(),
 		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Log: d.log,
 	})
@@ -173,10 +198,7 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	}
 	d.server.SetService(m, cfg.Pools)
 	d.banner(cfg, open, address)
-	loops, running := errgroup.WithContext(running)
-	loops.Go(func() error { return m.Run(running) })
-	loops.Go(func() error { return only.watch(running) })
-	return loops.Wait()
+	return m.Run(running)
 }
 
 // interrupted makes no error of what a signal broke off.

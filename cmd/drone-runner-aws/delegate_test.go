@@ -179,7 +179,7 @@ func TestNothingIsDestroyedAtAStop(t *testing.T) {
 	if err := s.result(t); err != nil {
 		t.Fatal(err)
 	}
-	st, _, err := s.openStore(t.Context())
+	st, err := s.openStore(t.Context())
 	if err != nil {
 		t.Fatal("the store is not let go of:", err)
 	}

@@ -127,8 +127,9 @@ func connect(dsn string) (*sql.DB, *pgx.ConnConfig, string, error) {
 }
 
 // KeyID returns the id of the key the database's rows are sealed with, "" if
-// there is no schema or nothing in it is sealed: what store.LoadKey wants to
-// know.
+// there is none yet: what store.LoadKey wants to know. Unlike that of a file it
+// holds from the first runner's start on, whether or not anything is sealed:
+// another replica may be about to.
 func KeyID(ctx context.Context, dsn string) (string, error) {
 	db, _, name, err := connect(dsn)
 	if err != nil {
@@ -140,9 +141,8 @@ func KeyID(ctx context.Context, dsn string) (string, error) {
 	err = db.QueryRowContext(ctx, `SELECT count(*) FROM information_schema.tables
 		WHERE table_schema = current_schema() AND table_name IN ('meta', 'lease_env', 'identities')`).Scan(&tables)
 	if err == nil && tables == 3 {
-		var sealed int
 		var key string
-		if key, sealed, err = b.sealState(ctx); err == nil && sealed != 0 {
+		if key, _, err = b.sealState(ctx); err == nil {
 			return key, nil
 		}
 	}
@@ -165,6 +165,7 @@ func statements() core.Statements {
 	s[core.LockPoolHolder] += " FOR UPDATE"
 	s[core.MatchWaiter] += " FOR UPDATE"
 	s[core.ClaimFree] = core.Claim(" FOR UPDATE SKIP LOCKED")
+	s[core.SetSealKey] += \" AND seal_key = ''\"
 	// Under the pool's lock: a machine that another transaction is taking is
 	// waited for, since that one may yet fail and leave it warm.
 	s[core.ClaimFreeFirmly] = core.Claim(" FOR UPDATE")
@@ -239,7 +240,7 @@ func (b *backend) sealState(ctx context.Context) (key string, sealed int, err er
 }
 
 // checkSeal compares the key with the store's, and writes its id into a store
-// in which nothing is sealed yet.
+// that has none.
 func (b *backend) checkSeal(ctx context.Context, seal *store.Sealer) error {
 	want, sealed, err := b.sealState(ctx)
 	switch {
@@ -249,9 +250,15 @@ func (b *backend) checkSeal(ctx context.Context, seal *store.Sealer) error {
 		return nil
 	case sealed == 0 && seal == nil:
 		return nil
-	case sealed == 0:
-		_, err := b.db.ExecContext(ctx, b.text[core.SetSealKey], seal.ID())
-		return err
+	case want == "" && seal != nil:
+		// The first of replicas that start at once writes its own.
+		if _, err := b.db.ExecContext(ctx, b.text[core.SetSealKey], seal.ID()); err != nil {
+			return err
+		}
+		if want, _, err = b.sealState(ctx); err != nil || want == seal.ID() {
+			return err
+		}
+		return &store.KeyError{Want: want, Have: seal.ID(), From: "use"}
 	case seal == nil:
 		return &store.KeyError{Want: want, From: "the options given"}
 	default:
