@@ -165,7 +165,7 @@ func statements() core.Statements {
 	s[core.LockPoolHolder] += " FOR UPDATE"
 	s[core.MatchWaiter] += " FOR UPDATE"
 	s[core.ClaimFree] = core.Claim(" FOR UPDATE SKIP LOCKED")
-	s[core.SetSealKey] += \" AND seal_key = ''\"
+	s[core.SetSealKey] += " AND seal_key = ''"
 	// Under the pool's lock: a machine that another transaction is taking is
 	// waited for, since that one may yet fail and leave it warm.
 	s[core.ClaimFreeFirmly] = core.Claim(" FOR UPDATE")
