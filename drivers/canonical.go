@@ -17,12 +17,18 @@ import (
 // equal bytes, and [DecodeJSON] reads it back. A value that is zero and whose
 // default is zero is left out, so that a key that a later version adds does
 // not change the JSON of an old file. cfg is a struct or a pointer to one.
-func CanonicalJSON(cfg any) (json.RawMessage, error) {
+func CanonicalJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, false) }
+
+// FullJSON is [CanonicalJSON] with the values that are zero by default, for
+// comparing two specs key by key.
+func FullJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, true) }
+
+func writeJSON(cfg any, full bool) (json.RawMessage, error) {
 	v := reflect.ValueOf(cfg)
 	for v.Kind() == reflect.Pointer {
 		v = v.Elem()
 	}
-	tree, err := canonical(v)
+	tree, err := canonical(v, full)
 	if err != nil {
 		return nil, fmt.Errorf("write %T: %w", cfg, err)
 	}
@@ -33,10 +39,11 @@ func CanonicalJSON(cfg any) (json.RawMessage, error) {
 	return out, nil
 }
 
-// canonical turns a value into what encoding/json writes sorted.
-func canonical(v reflect.Value) (any, error) {
+// canonical turns a value into what encoding/json writes sorted. Full keeps
+// zeros that are so by default.
+func canonical(v reflect.Value, full bool) (any, error) {
 	if v.Kind() == reflect.Pointer {
-		return canonical(v.Elem())
+		return canonical(v.Elem(), full)
 	}
 	if v.Type() == typeDuration {
 		return time.Duration(v.Int()).String(), nil
@@ -52,10 +59,10 @@ func canonical(v reflect.Value) (any, error) {
 		for i := range rows {
 			r := &rows[i]
 			f := v.FieldByIndex(r.index)
-			if r.Later != "" || r.Ignored != "" || r.Kind == KindAny || absent(f, &r.Field) {
+			if r.Later != "" || r.Ignored != "" || r.Unused != "" || r.Kind == KindAny || absent(f, &r.Field, full) {
 				continue
 			}
-			one, err := canonical(f)
+			one, err := canonical(f, full)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.Name, err)
 			}
@@ -68,7 +75,7 @@ func canonical(v reflect.Value) (any, error) {
 	case reflect.Slice:
 		out := make([]any, v.Len())
 		for i := range out {
-			one, err := canonical(v.Index(i))
+			one, err := canonical(v.Index(i), full)
 			if err != nil {
 				return nil, fmt.Errorf("[%d]: %w", i, err)
 			}
@@ -78,7 +85,7 @@ func canonical(v reflect.Value) (any, error) {
 	case reflect.Map:
 		out := make(map[string]any, v.Len())
 		for it := v.MapRange(); it.Next(); {
-			one, err := canonical(it.Value())
+			one, err := canonical(it.Value(), full)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", it.Key(), err)
 			}
@@ -91,7 +98,7 @@ func canonical(v reflect.Value) (any, error) {
 }
 
 // absent says whether a value need not be written to be read back the same.
-func absent(v reflect.Value, f *Field) bool {
+func absent(v reflect.Value, f *Field, full bool) bool {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
 		return v.IsNil()
@@ -100,7 +107,7 @@ func absent(v reflect.Value, f *Field) bool {
 			return false
 		}
 	}
-	return v.IsZero() && slices.Contains([]string{"", "0", "0s", "false"}, f.Default)
+	return !full && v.IsZero() && slices.Contains([]string{"", "0", "0s", "false"}, f.Default)
 }
 
 // DecodeJSON reads what [CanonicalJSON] wrote into the struct into points to,

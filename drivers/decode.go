@@ -56,7 +56,8 @@ func (p Positions) Has(path string) bool {
 // Decode reads node, which stands at path ("" for a whole file), into the
 // struct into points to, as the tags of its fields say; see [Field]. What the
 // file does not name keeps its value, and a null counts as not named; only a
-// field that is itself a *yaml.Node gets the null's node.
+// field that is itself a *yaml.Node gets the null's node. So one mapping can be
+// read over another: mappings and maps are merged, lists and values replaced.
 //
 // Keys match whatever their capitals; aliases and merge keys ("<<") work. The
 // findings hold every problem at once: an unknown key is a warning, a key given
@@ -175,6 +176,8 @@ func (d *decoder) object(n *yaml.Node, path string, v reflect.Value) {
 func (d *decoder) known(e entry, path string, r *row, v reflect.Value) {
 	switch {
 	case r.Ignored != "":
+	case r.Unused != "":
+		d.warnf(e.key, path, false, "%s, it has no effect in a pool file; remove it", r.Unused)
 	case r.Later != "":
 		if isZero(target(e.value)) {
 			return
@@ -237,8 +240,8 @@ func (d *decoder) list(n *yaml.Node, path string, f *Field, v reflect.Value) {
 	replace(v, out)
 }
 
-// replace sets a list or map. An empty one is kept apart from none only where
-// there is a default that it takes away.
+// replace sets a list. An empty one is kept apart from none only where there is
+// something that it takes away.
 func replace(v, by reflect.Value) {
 	if by.Len() == 0 && v.Len() == 0 {
 		v.SetZero()
@@ -247,7 +250,8 @@ func replace(v, by reflect.Value) {
 	v.Set(by)
 }
 
-// mapping reads a mapping whose keys are the user's own.
+// mapping reads a mapping whose keys are the user's own; those v has and the
+// file does not name stay.
 func (d *decoder) mapping(n *yaml.Node, path string, f *Field, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
 		d.wrong(n, path, "a mapping of names to values", "write each as \"name: value\"")
@@ -255,12 +259,20 @@ func (d *decoder) mapping(n *yaml.Node, path string, f *Field, v reflect.Value) 
 	}
 	elem := Field{Kind: f.Elem}
 	out := reflect.MakeMap(v.Type())
+	for old := v.MapRange(); old.Next(); {
+		out.SetMapIndex(old.Key(), old.Value())
+	}
 	for _, e := range d.entries(n, path, false) {
 		one := reflect.New(v.Type().Elem()).Elem()
+		if elem.Kind == KindObject && one.Kind() == reflect.Struct {
+			setDefaults(one)
+		}
 		d.value(e.value, join(path, label(e.name)), &elem, one)
 		out.SetMapIndex(reflect.ValueOf(e.name).Convert(v.Type().Key()), one)
 	}
-	replace(v, out)
+	if out.Len() > 0 {
+		v.Set(out)
+	}
 }
 
 // entry is one key of a mapping and its value, in the file's order.

@@ -107,7 +107,15 @@ type Registration struct {
 	// Check validates a decoded spec for a platform without touching a cloud.
 	// It may fill in defaults that depend on the platform. Nil means no rule.
 	Check func(cfg any, p *Platform) []Problem
-	// New makes the driver. It must not do I/O beyond the local host.
+	// CheckVariant validates what a variant of a pool changes against the
+	// checked spec it changes, with paths in the words of Variant. Nil means no
+	// rule.
+	CheckVariant func(cfg any, p Platform, v Variant) []Problem
+	// Tenants is set for types whose pools can have tenants. Such a spec has no
+	// required key outside lists, since a tenant's gives only what differs.
+	Tenants bool
+	// New makes the driver. It must not do I/O beyond the local host. Nil: only
+	// the type's keys are known so far.
 	New func(o Options) (Driver, error)
 	// Local is set for machines that live on the runner's own host: listings
 	// are cheap, so they are swept every few seconds, and the machines end
@@ -138,6 +146,21 @@ type Platform struct {
 	Variant string `json:"variant,omitempty"`
 	Version string `json:"version,omitempty"`
 	OSName  string `json:"os_name,omitempty"`
+}
+
+// Variant is what a variant of a pool changes about its machines, in the words
+// of pool.yml. Zero values change nothing.
+type Variant struct {
+	// Image, MachineType, DiskGiB and DiskType are image_name, machine_type,
+	// disk_size and disk_type.
+	Image       string
+	MachineType string
+	DiskGiB     int
+	DiskType    string
+	// Zones, Nested and GPU are zones, enable_nested_virtualization and gpu.
+	Zones  []string
+	Nested bool
+	GPU    bool
 }
 
 // Problem is one finding about a configuration. Path is relative to what was

@@ -20,6 +20,13 @@ type Resolver interface {
 	Resolved() (image, machineType string, diskGiB int)
 }
 
+// Sleeper is implemented by specs of types whose warm machines can wait on
+// disk. It is asked after Check.
+type Sleeper interface {
+	// Hibernates says whether the spec asks for that.
+	Hibernates() bool
+}
+
 // FieldKind is what a key of a spec holds.
 type FieldKind string
 
@@ -52,6 +59,7 @@ const (
 //	later:"as a disk"    the key is known and not built in yet: using it is an
 //	                     error that ends in this text ("true": no text)
 //	ignored:"by design"  the key is taken silently and has no effect
+//	unused:"internal"    the key is taken with a warning, and has no effect
 //
 // Embedded structs without a spec tag lend their keys to the struct around them.
 type Field struct {
@@ -72,6 +80,7 @@ type Field struct {
 	File              bool
 	Later             string
 	Ignored           string
+	Unused            string
 	// Fields are the keys of a mapping, or of the mappings in a list.
 	Fields []Field
 }
@@ -90,7 +99,7 @@ func described(table *table) []Field {
 	fields := make([]Field, 0, len(table.rows))
 	for i := range table.rows {
 		f := table.rows[i].Field
-		if f.Ignored == "" {
+		if f.Ignored == "" && f.Unused == "" {
 			t := table.rows[i].typ
 			for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 				t = t.Elem()
@@ -270,7 +279,7 @@ func newRow(t reflect.Type, sf reflect.StructField, name string) row {
 		Default: tag("default"), Min: tag("min"), Max: tag("max"), Doc: tag("doc"),
 		Required: tag("required") == "true", Single: tag("single") == "true",
 		Numeric: tag("numeric") == "true", File: tag("file") == "true",
-		Later: tag("later"), Ignored: tag("ignored"),
+		Later: tag("later"), Ignored: tag("ignored"), Unused: tag("unused"),
 	}
 	elem := sf.Type
 	for elem.Kind() == reflect.Pointer {

@@ -34,7 +34,9 @@ type PoolConfig struct {
 	Image       string
 	MachineType string
 	DiskGiB     int
-	// Hibernate puts warm machines to disk; Running of them stay in memory.
+	// Hibernate puts warm machines to disk; Running of those of the pool's own
+	// flavour stay in memory, or all if that is more than there are. Running is
+	// 0 where Hibernate is false.
 	Hibernate bool
 	Running   int
 	// Variants are alternatives of the default tenant's machine, in the file's
@@ -42,18 +44,21 @@ type PoolConfig struct {
 	Variants []VariantConfig
 	Tenants  []TenantConfig
 	// FreeAge and BusyAge are the pool's own maximum ages; zero: the program's.
+	// BusyAge is never above FreeAge.
 	FreeAge, BusyAge time.Duration
-	// Schedules replace Min while they apply, the last that applies first.
+	// Schedules replace the Min of a flavour while they apply; of several that
+	// apply the last counts.
 	Schedules []Schedule
 	Guards    Guards
 }
 
-// VariantConfig is one alternative of a pool. Zero fields are the pool's own.
+// VariantConfig is one alternative of a pool or of a tenant. Empty texts and
+// lists and a DiskGiB of 0 are the pool's or tenant's own.
 type VariantConfig struct {
 	// ID is unique within pool and tenant, and not "default".
 	ID string
-	// Min machines of it are kept warm beside the pool's; Max, if not negative,
-	// exist at most.
+	// Min machines of it are kept warm beside the pool's; Max exist at most, -1
+	// for no limit but the pool's. Min is never above a Max that is not -1.
 	Min, Max int
 	// ResourceClass and Nested must equal the request's for it to be chosen.
 	ResourceClass string
@@ -64,16 +69,22 @@ type VariantConfig struct {
 	DiskGiB       int
 	DiskType      string
 	GPU           bool
-	Hibernate     bool
+	// Hibernate is resolved: what the file says of the variant, else what the
+	// pool's or the tenant's spec says.
+	Hibernate bool
 }
 
 // TenantConfig is one group of accounts with a spec of its own, merged over
 // the pool's already.
 type TenantConfig struct {
-	// ID is the group's stable id, Accounts are whose requests it serves.
+	// ID is the group's stable id, unique in the pool and not "default";
+	// Accounts are whose requests it serves, each in one tenant only.
 	ID       string
 	Accounts []string
-	Min, Max int // Max -1: only the pool's
+	// Min machines are kept warm for it, Max it has at most: 0 is none, -1 no
+	// limit but the pool's, which counts all.
+	Min, Max int
+	// Spec to Hibernate are as in PoolConfig.
 	Spec     any
 	SpecJSON json.RawMessage
 
@@ -81,7 +92,7 @@ type TenantConfig struct {
 	MachineType string
 	DiskGiB     int
 	Hibernate   bool
-	// Variants are merged too.
+	// Variants are the pool's and its own, merged and resolved for it.
 	Variants []VariantConfig
 }
 
@@ -89,13 +100,13 @@ type TenantConfig struct {
 type Schedule struct {
 	// Days it begins on; empty means all.
 	Days []time.Weekday
-	// From and To are times since midnight in Zone; To before or equal to From
-	// means the next day.
+	// From and To are times since midnight in Zone, below 24 h; To before or
+	// equal to From means the next day.
 	From, To time.Duration
 	// Zone is never nil.
 	Zone *time.Location
-	// Min replaces the pool's. Variant and Tenant name another flavour's;
-	// empty means "default".
+	// Min replaces that of a flavour: of Variant and Tenant, each of which
+	// exists or is empty, which means "default".
 	Min             int
 	Variant, Tenant string
 }

@@ -36,7 +36,10 @@ func (p *program) check(c *cli.Context) error {
 	case c.NArg() > 0:
 		return usagef(c, "check takes one file, not also %q", c.Args().First())
 	}
-	cfg, findings := poolfile.Load(file, registrations(p.env.Config, nil), poolfile.Options{Strict: c.Bool("strict")})
+	cfg, findings := poolfile.Load(file, registrations(p.env.Config, nil), poolfile.Options{
+		Strict: c.Bool("strict"), CheckOnly: true,
+		FreeAge: p.env.Config.FreeAge(), BusyAge: p.env.Config.BusyAge(),
+	})
 	if c.Bool("json") {
 		if err := findings.WriteJSON(p.stdout); err != nil {
 			return err

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -211,7 +210,7 @@ func interrupted(ctx context.Context, err error) error {
 
 // pools reads the pool file and says everything that was found in it.
 func (d *delegate) pools(regs []drivers.Registration) (pool.Config, error) {
-	cfg, findings := poolfile.Load(d.file, regs, poolfile.Options{})
+	cfg, findings := poolfile.Load(d.file, regs, poolfile.Options{FreeAge: d.cfg.FreeAge(), BusyAge: d.cfg.BusyAge()})
 	for _, f := range findings {
 		switch f.Severity {
 		case poolfile.Error:
@@ -239,8 +238,8 @@ func timeouts(c env.Config) pool.Timeouts {
 	return pool.Timeouts{
 		Boot: c.HealthCold, BootWindows: c.HealthWindows, Hot: c.HealthHot, Hibernated: c.HealthHibernated,
 		Setup: c.SetupTimeout, StartStep: c.StartStepTimeout,
-		BusyAge: time.Duration(c.BusyMaxAgeHours) * time.Hour,
-		FreeAge: time.Duration(c.FreeMaxAgeHours) * time.Hour,
+		BusyAge: c.BusyAge(),
+		FreeAge: c.FreeAge(),
 	}
 }
 

@@ -8,19 +8,36 @@ import (
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/amazon"
+	"github.com/vm-runner/drone-runner-aws/drivers/anka"
+	"github.com/vm-runner/drone-runner-aws/drivers/ankabuild"
+	"github.com/vm-runner/drone-runner-aws/drivers/azure"
+	"github.com/vm-runner/drone-runner-aws/drivers/digitalocean"
+	"github.com/vm-runner/drone-runner-aws/drivers/google"
+	"github.com/vm-runner/drone-runner-aws/drivers/nomad"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
+	"github.com/vm-runner/drone-runner-aws/drivers/vmfusion"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// registrations lists the types of machines this program was built with. A new
-// driver is one line here. World is where pretend machines live; nil where none
+// registrations lists the types of machines pool files may name. A new driver is
+// one line here; of those without a driver yet only the keys are known. World is where pretend machines live; nil where none
 // are made.
 func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
 	return []drivers.Registration{
 		qemu.Registration,
 		noop.Registration(noop.Setup{World: world, StepTime: mockStep(cfg)}),
+
+		amazon.Registration,
+		anka.Registration,
+		ankabuild.Registration,
+		azure.Registration,
+		digitalocean.Registration,
+		google.Registration,
+		nomad.Registration,
+		vmfusion.Registration,
 	}
 }
 
@@ -49,7 +66,7 @@ type opener struct {
 // spec, of a retired one from the JSON the store kept.
 func (o *opener) open(p pool.PoolConfig) (pool.Opened, error) {
 	reg, ok := find(o.regs, p.Driver)
-	if !ok {
+	if !ok || reg.New == nil {
 		return pool.Opened{}, fmt.Errorf("type %q is not built into this program", p.Driver)
 	}
 	if p.Spec == nil {

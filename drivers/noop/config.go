@@ -45,11 +45,11 @@ func check(cfg any, _ *drivers.Platform) []drivers.Problem {
 	if c.Capacity < 0 {
 		ps = append(ps, drivers.Problem{Path: "capacity", Message: fmt.Sprintf("%d is below zero; 0 means no bound", c.Capacity)})
 	}
-	if c.Hibernate {
-		ps = append(ps, drivers.Problem{Path: "hibernate", Message: "suspending warm machines is not built in yet; remove it or set it to false (gitspaces are suspended without it)"})
-	}
 	return ps
 }
+
+// Hibernates says whether warm machines wait suspended; see [drivers.Sleeper].
+func (c *Config) Hibernates() bool { return c.Hibernate }
 
 // Setup is what is not in the pool file. The zero value is right for a
 // runner's registration.
@@ -80,6 +80,7 @@ func Registration(s Setup) drivers.Registration {
 		Name:      "noop",
 		NewConfig: func() any { return new(Config) },
 		Check:     check,
+		Tenants:   true, // so that they can be tried without a cloud
 		New: func(o drivers.Options) (drivers.Driver, error) {
 			return New(o, s)
 		},

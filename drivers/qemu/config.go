@@ -31,7 +31,7 @@ type Config struct {
 	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
 	UserData     string `spec:"user_data" default:"" doc:"Script, beginning with #!, that is run once before a machine is warm; never with secrets."`
 	UserDataPath string `spec:"user_data_path" default:"" file:"true" doc:"File with such a script, read at start."`
-	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory; not built in yet."`
+	Hibernate    bool   `spec:"hibernate" default:"false" doc:"Whether warm machines are saved to disk and use no memory, instead of being paused in memory."`
 	Accelerator  string `spec:"accelerator" default:"auto" enum:"auto,kvm,tcg" doc:"auto takes KVM where a trial boot succeeds and emulation elsewhere, kvm and tcg take only that."`
 	AddressRange string `spec:"address_range" default:"127.77.0.0/16" doc:"Loopback network of which each machine gets one address; runners on one host need different ones."`
 	Binary       string `spec:"binary" default:"" doc:"QEMU's program, by default qemu-system-x86_64 or qemu-system-aarch64 from PATH; 7.2 or later."`
@@ -57,6 +57,9 @@ func (c *Config) Resolved() (imageName, machineType string, diskGiB int) {
 	return c.Image, machineTypeOf(c.CPUs, c.MemoryMB), c.Disk.Size
 }
 
+// Hibernates says whether warm machines wait on disk; see [drivers.Sleeper].
+func (c *Config) Hibernates() bool { return c.Hibernate }
+
 // machineTypeOf writes a size as requests do: "2x1024" is two CPUs and 1 GiB.
 func machineTypeOf(cpus, memoryMB int) string { return fmt.Sprintf("%dx%d", cpus, memoryMB) }
 
@@ -71,6 +74,7 @@ var Registration = drivers.Registration{
 		}
 		return Check(c, p)
 	},
+	CheckVariant: checkVariant,
 	New: func(o drivers.Options) (drivers.Driver, error) {
 		d, err := New(o)
 		if err != nil {
@@ -126,9 +130,6 @@ func Check(c *Config, p *drivers.Platform) []drivers.Problem {
 		bad("egress", "outbound connections are not built in yet: through QEMU's network a machine would reach this host's loopback, "+
 			"and with it the runner's own API; set it to false")
 	}
-	if c.Hibernate {
-		bad("hibernate", "not built in yet: warm machines wait paused in memory; remove it or set it to false (gitspaces are suspended without it)")
-	}
 	if err := checkUserData(c); err != nil {
 		bad(err.path, "%s", err.message)
 	}
@@ -146,6 +147,39 @@ func Check(c *Config, p *drivers.Platform) []drivers.Problem {
 		bad("uid_range", "%s", err)
 	}
 	return problems
+}
+
+// checkVariant validates what a variant changes, by the rules of Create.
+func checkVariant(_ any, _ drivers.Platform, v drivers.Variant) []drivers.Problem {
+	var out drivers.Problems
+	if v.Image != "" && v.Image != image.Tiny {
+		out.Errorf("image_name", "%q: not built in yet; use tiny", v.Image)
+	}
+	if v.MachineType != "" {
+		_, memoryMB, err := parseMachineType(v.MachineType)
+		switch {
+		case err != nil:
+			out.Errorf("machine_type", "%.40q is no size of a local machine; write <cpus>x<memory in MiB>, such as 2x1024", v.MachineType)
+		case memoryMB < image.TinyMinMemoryMB:
+			out.Errorf("machine_type", "%d MiB are less than the %d that %s needs; raise the second number", memoryMB, image.TinyMinMemoryMB, image.Tiny)
+		}
+	}
+	if v.DiskGiB != 0 {
+		out.Errorf("disk_size", "disks of local machines are not built in yet; leave it out, tiny runs from memory")
+	}
+	if v.DiskType != "" {
+		out.Warnf("disk_type", "has no effect, local machines have one kind of disk; remove it")
+	}
+	if len(v.Zones) > 0 {
+		out.Warnf("zones", "has no effect, local machines have no zones; remove it")
+	}
+	if v.Nested {
+		out.Errorf("enable_nested_virtualization", "local machines cannot run machines; remove the key")
+	}
+	if v.GPU {
+		out.Errorf("gpu", "local machines have no GPU; remove the key")
+	}
+	return out
 }
 
 // configError is a finding at one key.

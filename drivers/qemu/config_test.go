@@ -65,7 +65,7 @@ func TestCheckFindsProblems(t *testing.T) {
 		"a file that is not there":    {func(c *qemu.Config, _ *drivers.Platform) { c.UserDataPath = dir + "/none" }, "user_data_path", "no such file"},
 		"both":                        {func(c *qemu.Config, _ *drivers.Platform) { c.UserDataPath, c.UserData = script, "#!" }, "user_data_path", "not both"},
 		"a script of a megabyte":      {func(c *qemu.Config, _ *drivers.Platform) { c.UserData = "#!" + strings.Repeat("x", 1<<20) }, "user_data", "more than the"},
-		"hibernate":                   {func(c *qemu.Config, _ *drivers.Platform) { c.Hibernate = true }, "hibernate", "not built in yet: warm machines wait paused in memory"},
+		"hibernate":                   {func(c *qemu.Config, _ *drivers.Platform) { c.Hibernate = true }, "", ""},
 		"an odd accelerator":          {func(c *qemu.Config, _ *drivers.Platform) { c.Accelerator = "hvf" }, "accelerator", "want auto, kvm or tcg"},
 		"addresses that are no range": {func(c *qemu.Config, _ *drivers.Platform) { c.AddressRange = "127.0.0.1" }, "address_range", "want a network such as"},
 		"addresses of others":         {func(c *qemu.Config, _ *drivers.Platform) { c.AddressRange = "10.0.0.0/16" }, "address_range", "not inside 127.0.0.0/8"},
@@ -91,6 +91,44 @@ func TestCheckFindsProblems(t *testing.T) {
 			}
 			if warning := name == "more CPUs than there are"; problems[0].Warning != warning {
 				t.Errorf("warning is %v", problems[0].Warning)
+			}
+		})
+	}
+}
+
+// What a variant asks of local machines is looked at when the file is read.
+func TestCheckVariant(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		variant drivers.Variant
+		path    string // "" for no problem
+		want    string
+		warning bool
+	}{
+		"nothing":                {drivers.Variant{}, "", "", false},
+		"another size":           {drivers.Variant{MachineType: "2x1024", Image: "tiny"}, "", "", false},
+		"a size of a cloud":      {drivers.Variant{MachineType: "e2-standard-8"}, "machine_type", "such as 2x1024", false},
+		"too little memory":      {drivers.Variant{MachineType: "1x64"}, "machine_type", "64 MiB are less than the 128", false},
+		"an image to come":       {drivers.Variant{Image: "debian"}, "image_name", "use tiny", false},
+		"a disk":                 {drivers.Variant{DiskGiB: 10}, "disk_size", "not built in yet", false},
+		"a kind of disk":         {drivers.Variant{DiskType: "pd-ssd"}, "disk_type", "no effect", true},
+		"zones":                  {drivers.Variant{Zones: []string{"a"}}, "zones", "no effect", true},
+		"machines in a machine":  {drivers.Variant{Nested: true}, "enable_nested_virtualization", "cannot run machines", false},
+		"a GPU":                  {drivers.Variant{GPU: true}, "gpu", "have no GPU", false},
+		"the most that is taken": {drivers.Variant{MachineType: "255x4194304"}, "", "", false},
+		"more than any host has": {drivers.Variant{MachineType: "256x4194304"}, "machine_type", "no size of a local machine", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			problems := qemu.Registration.CheckVariant(qemu.NewConfig(), drivers.Platform{}, tc.variant)
+			if tc.path == "" {
+				if len(problems) != 0 {
+					t.Errorf("problems: %v", problems)
+				}
+				return
+			}
+			if len(problems) != 1 || problems[0].Path != tc.path || problems[0].Warning != tc.warning || !strings.Contains(problems[0].Message, tc.want) {
+				t.Errorf("got %v, want one at %s with %q", problems, tc.path, tc.want)
 			}
 		})
 	}

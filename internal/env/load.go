@@ -246,6 +246,12 @@ func parseList(text string) []string {
 	return strings.Split(text, ",")
 }
 
+// BusyAge is BusyMaxAgeHours as a duration.
+func (c *Config) BusyAge() time.Duration { return time.Duration(c.BusyMaxAgeHours) * time.Hour }
+
+// FreeAge is FreeMaxAgeHours as a duration.
+func (c *Config) FreeAge() time.Duration { return time.Duration(c.FreeMaxAgeHours) * time.Hour }
+
 // validate checks what one variable alone cannot tell.
 func (c *Config) validate() []error {
 	var errs []error

@@ -14,14 +14,26 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/amazon"
+	"github.com/vm-runner/drone-runner-aws/drivers/anka"
+	"github.com/vm-runner/drone-runner-aws/drivers/ankabuild"
+	"github.com/vm-runner/drone-runner-aws/drivers/azure"
+	"github.com/vm-runner/drone-runner-aws/drivers/digitalocean"
+	"github.com/vm-runner/drone-runner-aws/drivers/google"
+	"github.com/vm-runner/drone-runner-aws/drivers/nomad"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
+	"github.com/vm-runner/drone-runner-aws/drivers/vmfusion"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
 )
 
-// builtIn are the types the program has.
+// builtIn are the types the program has, or will have.
 func builtIn() []drivers.Registration {
-	return []drivers.Registration{qemu.Registration, noop.Registration(noop.Setup{})}
+	return []drivers.Registration{
+		qemu.Registration, noop.Registration(noop.Setup{}),
+		amazon.Registration, anka.Registration, ankabuild.Registration, azure.Registration,
+		digitalocean.Registration, google.Registration, nomad.Registration, vmfusion.Registration,
+	}
 }
 
 func TestExample(t *testing.T) {

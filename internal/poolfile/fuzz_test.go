@@ -78,7 +78,7 @@ func FuzzParse(f *testing.F) {
 		if found.Errors() > 0 {
 			t.Fatalf("read back: %v\n%s", found, text)
 		}
-		if diff := cmp.Diff(config, again); diff != "" {
+		if diff := cmp.Diff(config, again, sameZone); diff != "" {
 			t.Fatalf("read back, -want +got:\n%s\n%s", diff, text)
 		}
 	})

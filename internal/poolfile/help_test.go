@@ -1,6 +1,7 @@
 package poolfile_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +15,9 @@ import (
 )
 
 var update = flag.Bool("update", false, "write the golden files")
+
+// sameZone compares time zones by name.
+var sameZone = cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() })
 
 // golden compares got with the file at path, or writes it with -update.
 func golden(t *testing.T, path string, got []byte) {
@@ -71,12 +75,31 @@ func (b *box) Resolved() (image, machineType string, diskGiB int) {
 	return b.Image, fmt.Sprintf("%dx%d", b.CPUs, b.MemoryMB), b.Disk.Size
 }
 
-// registrations are a type with many keys and rules, and one with few.
+// Hibernates implements drivers.Sleeper.
+func (b *box) Hibernates() bool { return b.Sleepy }
+
+// pretend is the spec of a type with one key.
+type pretend struct {
+	Sleepy bool `spec:"hibernate" default:"false" doc:"Whether it sleeps."`
+}
+
+// Hibernates implements drivers.Sleeper.
+func (s *pretend) Hibernates() bool { return s.Sleepy }
+
+// unopened stands for a driver that no test here opens.
+func unopened(drivers.Options) (drivers.Driver, error) {
+	return nil, errors.New("a pool file is read without drivers")
+}
+
+// registrations are a type with many keys and rules, one with few, and one
+// that is not built in yet.
 func registrations() []drivers.Registration {
 	return []drivers.Registration{
 		{
 			Name:    "box",
 			Aliases: []string{"carton"},
+			Tenants: true,
+			New:     unopened,
 			NewConfig: func() any {
 				b := new(box)
 				drivers.SetDefaults(b)
@@ -102,11 +125,20 @@ func registrations() []drivers.Registration {
 				}
 				return out
 			},
+			CheckVariant: func(cfg any, _ drivers.Platform, v drivers.Variant) []drivers.Problem {
+				var out drivers.Problems
+				if v.GPU {
+					out.Errorf("gpu", "boxes of image %s have none; remove it", cfg.(*box).Image)
+				}
+				if v.DiskType != "" {
+					out.Warnf("disk_type", "has no effect on boxes; remove it")
+				}
+				return out
+			},
 		},
-		{Name: "noop", NewConfig: func() any {
-			return new(struct {
-				Hibernate bool `spec:"hibernate" default:"false" doc:"Whether it sleeps."`
-			})
-		}},
+		{Name: "noop", NewConfig: drivers.NewOf[pretend](), New: unopened},
+		{Name: "crane", Aliases: []string{"hoist"}, NewConfig: drivers.NewOf[struct {
+			Load int `spec:"load" default:"1" min:"1" doc:"What it lifts."`
+		}]()},
 	}
 }

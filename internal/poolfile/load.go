@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -24,6 +25,12 @@ type Options struct {
 	// from the working directory. Load takes the file's own directory if it
 	// is empty; Parse then leaves paths as they are.
 	Dir string
+	// CheckOnly takes types whose machines cannot be made yet, with a warning:
+	// the file is looked at and not served.
+	CheckOnly bool
+	// FreeAge and BusyAge are the program's maximum ages, which a pool's own
+	// are checked against. Zero: 72 and 24 hours.
+	FreeAge, BusyAge time.Duration
 }
 
 // Load reads and parses the file at path. A file that cannot be read is a

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
 )
 
@@ -17,9 +18,22 @@ import (
 // (strict) with the rest of that file.
 func TestMessages(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/messages/*.txtar")
-	if err != nil || len(files) < 50 {
-		t.Fatalf("%d files, error %v; want at least 50", len(files), err)
+	messages(t, "testdata/messages", 50, registrations(), poolfile.Options{})
+}
+
+// TestDocumentedFiles reads complete files as they are documented or generated
+// elsewhere with all types of the program; want is what a check says.
+func TestDocumentedFiles(t *testing.T) {
+	t.Parallel()
+	messages(t, "testdata/documented", 9, builtIn(), poolfile.Options{CheckOnly: true})
+}
+
+// messages compares the findings of the files in dir, of which there are at
+// least so many, with what stands in them.
+func messages(t *testing.T, dir string, least int, regs []drivers.Registration, o poolfile.Options) {
+	files, err := filepath.Glob(dir + "/*.txtar")
+	if err != nil || len(files) < least {
+		t.Fatalf("%d files, error %v; want at least %d", len(files), err, least)
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
@@ -37,12 +51,11 @@ func TestMessages(t *testing.T) {
 			}
 			data := bytes.TrimSuffix(in.Files[0].Data, []byte("--no newline--\n"))
 			out := txtar.Archive{Comment: in.Comment, Files: in.Files[:1]}
-			for _, strict := range []bool{false, true} {
-				name := "want"
-				if strict {
-					name = "strict"
-				}
-				config, found := poolfile.Parse("pool.yml", data, registrations(), poolfile.Options{Strict: strict})
+			for _, run := range []struct {
+				name string
+				o    poolfile.Options
+			}{{"want", o}, {"strict", poolfile.Options{Strict: true, CheckOnly: true}}} {
+				config, found := poolfile.Parse("pool.yml", data, regs, run.o)
 				if (found.Errors() == 0) != (len(config.Pools) > 0) {
 					t.Errorf("%d errors and %d pools", found.Errors(), len(config.Pools))
 				}
@@ -53,7 +66,7 @@ func TestMessages(t *testing.T) {
 				if b.Len() == 0 {
 					b.WriteString("nothing\n")
 				}
-				out.Files = append(out.Files, txtar.File{Name: name, Data: b.Bytes()})
+				out.Files = append(out.Files, txtar.File{Name: run.name, Data: b.Bytes()})
 			}
 			golden(t, file, txtar.Format(&out))
 		})

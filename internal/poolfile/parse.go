@@ -1,11 +1,12 @@
 package poolfile
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"gopkg.in/yaml.v3"
@@ -184,17 +185,99 @@ func (p *parser) instance(i int, in *instance) pool.PoolConfig {
 		p.report(Error, path+".name", "%s has spaces around it or control characters in it; use letters, digits and dashes", quote(in.Name))
 	}
 	out.Min, out.Max = p.size(path, in)
-	reg := p.driver(path, in.Type)
+	out.FreeAge, out.BusyAge = p.ages(path, in)
+	out.Guards = p.guards(path, &in.Guards)
+	reg := p.driver(path, in)
+	if reg != nil {
+		out.Driver = reg.Name
+	}
 	switch {
+	case in.Spec == nil && len(in.Tenants) > 0:
+		p.report(Error, path+".spec", "missing; tenants change it, so write \"spec:\" and below it the settings of all other accounts' machines")
 	case in.Spec == nil:
 		p.report(Error, path+".spec", "missing; write \"spec:\" and below it the machines' settings, or nothing for the defaults")
-		return out
-	case reg == nil:
-		return out
 	}
-	out.Driver = reg.Name
-	p.spec(path, in.Spec, reg, &out)
+	own := owner{path: path, reg: reg, platform: &out.Platform}
+	own.machine, own.problems = p.machine(&own, path+".spec", in.Spec)
+	own.fill(&out)
+	p.running(path, in, &out)
+	variants := p.variantList(path+".variants", in.Variants)
+	out.Variants = p.variants(&own, &out, variants)
+	out.Tenants = p.tenants(&own, &out, in, variants)
+	out.Schedules = p.schedules(path, in, &out)
+	p.total(path, in, &out)
 	return out
+}
+
+// running is how many warm machines stay in memory.
+func (p *parser) running(path string, in *instance, out *pool.PoolConfig) {
+	path += ".running"
+	switch {
+	case in.Running == 0:
+	case !out.Hibernate:
+		p.report(Warning, path, "has no effect without hibernate: true in the spec; remove it")
+	default:
+		out.Running = in.Running
+		if in.Running > out.Min && len(in.Schedules) == 0 {
+			p.report(Warning, path, "%d is more than pool (%d); no machine is put on disk", in.Running, out.Min)
+		}
+	}
+}
+
+// What a pool's maximum ages are unless the program says otherwise.
+const (
+	defaultFreeAge = 72 * time.Hour
+	defaultBusyAge = 24 * time.Hour
+)
+
+// ages are the pool's own maximum ages; zero where it has none.
+func (p *parser) ages(path string, in *instance) (free, busy time.Duration) {
+	free, busy = in.FreeMaxAge, in.BusyMaxAge
+	atMost, least := cmp.Or(free, p.o.FreeAge, defaultFreeAge), cmp.Or(busy, p.o.BusyAge, defaultBusyAge)
+	switch {
+	case least <= atMost:
+	case free != 0 && busy != 0:
+		p.report(Error, path+".busy_max_age", "%s is above free_max_age (%s); lower it or raise free_max_age", short(busy), short(free))
+	case busy != 0:
+		p.report(Error, path+".busy_max_age", "%s is above DRONE_SETTINGS_FREE_MAX_AGE (%s); lower it or give free_max_age too", short(busy), short(atMost))
+	case free != 0:
+		p.report(Error, path+".free_max_age", "%s is below DRONE_SETTINGS_BUSY_MAX_AGE (%s); raise it or give busy_max_age too", short(free), short(least))
+	}
+	return free, busy
+}
+
+// guards are the pool's guards, whole.
+func (p *parser) guards(path string, in *guards) pool.Guards {
+	path += ".guards"
+	out := pool.Guards{
+		Failures: in.Failures, Pause: in.Pause, MaxPause: in.MaxPause,
+		PerMinute: in.PerMinute, HoursPerDay: in.PerDay, KeepFailed: in.KeepFailed,
+	}
+	if out.Failures == 0 {
+		out.Failures = -1
+	}
+	if out.KeepFailed == 0 {
+		out.KeepFailed = -1
+	}
+	if out.MaxPause < out.Pause {
+		if p.at.Has(path + ".max_pause") {
+			p.report(Error, path+".max_pause", "%s is below pause (%s); raise it", short(in.MaxPause), short(in.Pause))
+		}
+		out.MaxPause = out.Pause
+	}
+	return out
+}
+
+// short is a duration without its zeros: "24h", not "24h0m0s".
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
 }
 
 // size is the least and the most machines of a pool, as upstream reads the two
@@ -228,79 +311,54 @@ func (p *parser) size(path string, in *instance) (least, most int) {
 	return least, max(least, most)
 }
 
-// driver finds the registration of a type.
-func (p *parser) driver(path, word string) *drivers.Registration {
+// total looks at the warm machines of a pool together with those of its
+// variants and tenants, which share its limit.
+func (p *parser) total(path string, in *instance, out *pool.PoolConfig) {
+	if len(in.Variants)+len(in.Tenants) == 0 {
+		return
+	}
+	warm := out.Min
+	for _, v := range out.Variants {
+		warm += v.Min
+	}
+	for _, t := range out.Tenants {
+		warm += t.Min
+		for _, v := range t.Variants {
+			warm += v.Min
+		}
+	}
+	key := path + ".limit"
+	if !p.at.Has(key) {
+		key = path
+	}
+	switch {
+	case warm > out.Max:
+		p.loose(key, "pool, variants and tenants together want %d warm machines, which is above limit (%d), so some are missing; lower them or raise limit", warm, out.Max)
+	case warm == out.Max && warm > out.Min:
+		p.report(Warning, key, "limit equals the %d warm machines of pool, variants and tenants: when all are in use a request waits until one is destroyed; "+
+			"raise limit to let it have a cold machine", warm)
+	}
+}
+
+// driver finds the registration of a pool's type.
+func (p *parser) driver(path string, in *instance) *drivers.Registration {
 	path += ".type"
-	if word == "" {
+	if in.Type == "" {
 		return nil // missing, reported by the decoder
 	}
-	if reg := p.types.byName[word]; reg != nil {
-		return reg
+	reg := p.types.byName[in.Type]
+	switch near := drivers.Nearest(in.Type, p.types.words); {
+	case reg != nil && reg.New != nil:
+	case reg != nil && p.o.CheckOnly:
+		p.report(Warning, path, "%s is not built in yet: the pool is checked whole, but no server starts with it; %s to serve", reg.Name, p.types.choose())
+	case reg != nil:
+		p.report(Error, path, "%s is not built in yet, so pool %s cannot be served; %s, or take the pool out", reg.Name, quote(in.Name), p.types.choose())
+	case near != "":
+		p.report(Error, path, "unknown type %s; did you mean %q?", quote(in.Type), near)
+	default:
+		p.report(Error, path, "unknown type %s; %s", quote(in.Type), p.types.choose())
 	}
-	if name := p.types.later(word); name != "" {
-		p.report(Error, path, "%s is not built in yet; %s", name, p.types.choose())
-		return nil
-	}
-	if near := drivers.Nearest(word, p.types.words); near != "" {
-		p.report(Error, path, "unknown type %s; did you mean %q?", quote(word), near)
-		return nil
-	}
-	p.report(Error, path, "unknown type %s; %s", quote(word), p.types.choose())
-	return nil
-}
-
-// spec decodes and checks the driver's own block into out.
-func (p *parser) spec(path string, node *yaml.Node, reg *drivers.Registration, out *pool.PoolConfig) {
-	base := path + ".spec"
-	cfg := reg.NewConfig()
-	p.at[base] = drivers.Position{Line: node.Line, Column: node.Column}
-	at, found := drivers.Decode(node, base, cfg)
-	maps.Copy(p.at, at)
-	for i := range found {
-		if key := found[i].Unknown; key != "" && found[i].Path == base+"."+key && has(p.types.pool, key) {
-			found[i].Message = "unknown here, it is a key of the pool; write it beside spec"
-		}
-	}
-	p.add(found)
-	drivers.EachFile(cfg, func(name string) string { return find(name, p.o.Dir) })
-	if reg.Check != nil {
-		for _, problem := range reg.Check(cfg, &out.Platform) {
-			p.problem(path, problem)
-		}
-	}
-	if p.wrong(base) {
-		return
-	}
-	raw, err := drivers.CanonicalJSON(cfg)
-	if err != nil {
-		p.report(Error, base, "cannot be stored: %v; use other values", err)
-		return
-	}
-	out.Spec, out.SpecJSON = cfg, raw
-	if r, ok := cfg.(drivers.Resolver); ok {
-		out.Image, out.MachineType, out.DiskGiB = r.Resolved()
-	}
-}
-
-// problem takes over what a driver's check found. Its paths are relative to
-// spec, except those of the platform. What follows from a value that was
-// already refused is not worth a second line.
-func (p *parser) problem(path string, problem drivers.Problem) {
-	full := path + ".spec"
-	switch {
-	case problem.Path == "platform" || strings.HasPrefix(problem.Path, "platform."):
-		full = path + "." + problem.Path
-	case problem.Path != "":
-		full += "." + problem.Path
-	}
-	if p.wrong(full) {
-		return
-	}
-	s := Error
-	if problem.Warning {
-		s = Warning
-	}
-	p.report(s, full, "%s", problem.Message)
+	return reg
 }
 
 // names reports pools with one name.

@@ -65,20 +65,19 @@ instances:
 	}
 	const before = `{"boot":"1m0s","cpus":1,"disk":{"iops":200,"size":10},"image":"big","labels":{"cost":"12","team":"ci"},"memory_mb":`
 	const after = `,"mode":"auto","networks":[{"network":"n","public":true}],"private_ip":true,"share":0.5,"zone":["a"]}`
+	byDefault := pool.Guards{Failures: 5, Pause: time.Minute, MaxPause: 30 * time.Minute, KeepFailed: time.Hour}
 	want := pool.Config{Pools: []pool.PoolConfig{
 		{
 			Name: "p", Default: true, Driver: "box", Platform: platform, Min: 2, Max: 4, Wait: 90 * time.Second,
-			Spec: spec(512), SpecJSON: json.RawMessage(before + "512" + after), Image: "big", MachineType: "1x512", DiskGiB: 10,
+			Spec: spec(512), SpecJSON: json.RawMessage(before + "512" + after), Image: "big", MachineType: "1x512", DiskGiB: 10, Guards: byDefault,
 		},
 		{
 			Name: "q", Driver: "box", Platform: platform, Min: 2, Max: 4, Wait: 90 * time.Second,
-			Spec: spec(1024), SpecJSON: json.RawMessage(before + "1024" + after), Image: "big", MachineType: "1x1024", DiskGiB: 10,
+			Spec: spec(1024), SpecJSON: json.RawMessage(before + "1024" + after), Image: "big", MachineType: "1x1024", DiskGiB: 10, Guards: byDefault,
 		},
 		{
 			Name: "r", Driver: "noop", Min: 0, Max: 100, Wait: pool.DefaultWait,
-			Spec: &struct {
-				Hibernate bool `spec:"hibernate" default:"false" doc:"Whether it sleeps."`
-			}{}, SpecJSON: json.RawMessage(`{}`),
+			Spec: &pretend{}, SpecJSON: json.RawMessage(`{}`), Guards: byDefault,
 		},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -265,7 +264,7 @@ instances:
 		t.Fatal(err)
 	}
 	golden(t, "testdata/format.yml", text)
-	if diff := cmp.Diff(config, parse(t, string(text))); diff != "" {
+	if diff := cmp.Diff(config, parse(t, string(text)), sameZone); diff != "" {
 		t.Errorf("read back, -want +got:\n%s", diff)
 	}
 }

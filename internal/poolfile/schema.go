@@ -33,7 +33,7 @@ func Schema(regs []drivers.Registration) []byte {
 
 	defs := object{}
 	var cases []object
-	for _, name := range t.built {
+	for _, name := range t.names {
 		reg := t.byName[name]
 		var same []string
 		for _, w := range words {
@@ -42,9 +42,14 @@ func Schema(regs []drivers.Registration) []byte {
 			}
 		}
 		defs[name] = keys(drivers.Fields(reg.NewConfig()))
+		spec := object{"$ref": "#/$defs/" + name}
+		tenants := object{"maxItems": 0}
+		if reg.Tenants {
+			tenants = object{"items": object{"properties": object{"spec": spec}}}
+		}
 		cases = append(cases, object{
 			"if":   object{"properties": object{"type": object{"enum": same}}},
-			"then": object{"properties": object{"spec": object{"$ref": "#/$defs/" + name}}},
+			"then": object{"properties": object{"spec": spec, "tenants": tenants}},
 		})
 	}
 	item["allOf"] = cases
@@ -97,6 +102,10 @@ func key(f drivers.Field) object {
 	case f.Ignored != "":
 		out["description"] = f.Doc + " It has no effect."
 		return out
+	case f.Unused != "":
+		out["description"] = f.Doc + " It has no effect."
+		out["deprecated"] = true
+		return out
 	case f.Later != "":
 		out["description"] = f.Doc + " Not built in yet."
 		out["deprecated"] = true
@@ -126,6 +135,9 @@ func key(f drivers.Field) object {
 	case drivers.KindMap:
 		out["type"] = []string{"object", "null"}
 		out["additionalProperties"] = value(f.Elem)
+		if f.Elem == drivers.KindObject {
+			out["additionalProperties"] = keys(f.Fields)
+		}
 	case drivers.KindAny:
 	default:
 		for k, v := range value(f.Kind) {
