@@ -60,8 +60,8 @@ func (p *Problems) UserData(u UserData) {
 		p.Errorf("user_data_path", "give user_data or user_data_path, not both")
 		return
 	}
-	if _, err := os.ReadFile(u.UserDataPath); err != nil {
-		p.Errorf("user_data_path", "%s: %s; give the path of a file that can be read", u.UserDataPath, cause(err))
+	if why := unreadable(u.UserDataPath); why != "" {
+		p.Errorf("user_data_path", "%s: %s; give the path of a file that can be read", u.UserDataPath, why)
 	}
 }
 
@@ -71,14 +71,29 @@ func (p *Problems) NoFile(path, name string) {
 	if name == "" {
 		return
 	}
+	if why := unreadable(name); why != "" {
+		p.Warnf(path, "%s: %s; it must be there when a server starts", name, why)
+	}
+}
+
+// unreadable says what keeps a file from being read, "" if nothing does. It
+// opens no device or pipe, which could block.
+func unreadable(name string) string {
+	info, err := os.Stat(name)
+	if err != nil {
+		return cause(err)
+	}
+	if !info.Mode().IsRegular() {
+		return "is no plain file"
+	}
 	f, err := os.Open(name)
 	if err != nil {
-		p.Warnf(path, "%s: %s; it must be there when a server starts", name, cause(err))
-		return
+		return cause(err)
 	}
 	if err := f.Close(); err != nil {
-		p.Warnf(path, "%s: %s; it must be there when a server starts", name, cause(err))
+		return cause(err)
 	}
+	return ""
 }
 
 // cause is an error of a file without its path.

@@ -193,6 +193,13 @@ func checkUserData(c *Config) *configError {
 			return &configError{"user_data_path", "give user_data or user_data_path, not both"}
 		}
 		path = "user_data_path"
+		info, err := os.Stat(c.UserDataPath)
+		if err != nil {
+			return &configError{path, err.Error()}
+		}
+		if !info.Mode().IsRegular() {
+			return &configError{path, c.UserDataPath + " is no plain file; give the path of a script"}
+		}
 		raw, err := os.ReadFile(c.UserDataPath)
 		if err != nil {
 			return &configError{path, err.Error()}

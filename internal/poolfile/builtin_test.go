@@ -55,10 +55,44 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// Where a key first stands in the example, a comment above it explains it.
+// The example of what one pool can have shows every key of a pool that has an
+// effect, and is served as it stands.
+func TestExampleOfTenants(t *testing.T) {
+	t.Parallel()
+	config, found := poolfile.Load("../../examples/tenants.yml", builtIn(), poolfile.Options{Strict: true})
+	if len(found) > 0 {
+		t.Fatalf("findings: %v", found)
+	}
+	if n := len(config.Pools[0].Tenants); n != 2 {
+		t.Errorf("%d tenants, want 2", n)
+	}
+	raw, err := os.ReadFile("../../examples/tenants.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(fields []drivers.Field)
+	walk = func(fields []drivers.Field) {
+		for _, f := range fields {
+			if f.Ignored == "" && f.Unused == "" && !regexp.MustCompile(`(?m)^[ -{]*`+f.Name+`:|[{,] ?`+f.Name+`:`).Match(raw) {
+				t.Errorf("%s is not shown", f.Name)
+			}
+			walk(f.Fields)
+		}
+	}
+	walk(instanceFields(t))
+}
+
+// Where a key first stands in an example, a comment above it explains it.
 func TestExampleExplainsEveryKey(t *testing.T) {
 	t.Parallel()
-	raw, err := os.ReadFile("../../examples/pool.yml")
+	for _, name := range []string{"pool.yml", "tenants.yml"} {
+		explained(t, "../../examples/"+name)
+	}
+}
+
+func explained(t *testing.T, path string) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,13 +103,13 @@ func TestExampleExplainsEveryKey(t *testing.T) {
 		if m := key.FindStringSubmatch(line); m != nil && !seen[m[1]] {
 			seen[m[1]] = true
 			if !strings.Contains(above, "#") {
-				t.Errorf("line %d: no comment above %s", i+1, m[1])
+				t.Errorf("%s:%d: no comment above %s", path, i+1, m[1])
 			}
 		}
 		above = line
 	}
 	if len(seen) < 20 {
-		t.Errorf("only %d keys found", len(seen))
+		t.Errorf("%s: only %d keys found", path, len(seen))
 	}
 }
 
@@ -133,6 +167,11 @@ func TestDocumentation(t *testing.T) {
 		t.Fatal(err)
 	}
 	tables := map[string]string{"file": table(poolfile.Fields()), "instance": table(instanceFields(t))}
+	for _, f := range instanceFields(t) {
+		if len(f.Fields) > 0 && f.Name != "platform" {
+			tables[f.Name] = table(f.Fields)
+		}
+	}
 	for _, reg := range builtIn() {
 		tables[reg.Name] = table(drivers.Fields(reg.NewConfig()))
 	}
@@ -196,7 +235,8 @@ func instanceFields(t *testing.T) []drivers.Field {
 }
 
 // table is the Markdown of a table of keys, those of mappings inside it
-// spelt out, and those not built in yet left out.
+// spelt out. Those not built in yet are left out, and those with a section of
+// their own.
 func table(fields []drivers.Field) string {
 	var b strings.Builder
 	b.WriteString("| key | value | default | |\n|---|---|---|---|\n")
@@ -206,12 +246,14 @@ func table(fields []drivers.Field) string {
 			if f.Later != "" {
 				continue
 			}
-			if f.Kind == drivers.KindObject {
+			if f.Kind == drivers.KindObject && f.Name != "guards" {
 				rows(prefix+f.Name+".", f.Fields)
 				continue
 			}
 			value := string(f.Kind)
 			switch {
+			case f.Elem == drivers.KindObject:
+				value += " of mappings"
 			case len(f.Enum) > 0:
 				value = "`" + strings.Join(f.Enum, "`, `") + "`"
 			case f.Name == "spec":
@@ -225,7 +267,7 @@ func table(fields []drivers.Field) string {
 			}
 			standard := ""
 			switch {
-			case f.Required || f.Name == "spec":
+			case f.Required || strings.Contains(f.Doc, "Must be there"):
 				standard = "required"
 			case f.Default != "":
 				standard = "`" + f.Default + "`"
@@ -237,8 +279,18 @@ func table(fields []drivers.Field) string {
 			if f.Ignored != "" {
 				doc += " Ignored."
 			}
+			if f.Unused != "" {
+				doc += " No effect, with a warning."
+			}
 			fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, value, standard,
 				strings.ReplaceAll(cmp.Or(doc, " "), "|", "\\|"))
+			switch {
+			case f.Name == "variants" || f.Name == "tenants" || f.Name == "schedules":
+			case f.Kind == drivers.KindList && len(f.Fields) > 0:
+				rows(prefix+f.Name+"[].", f.Fields)
+			case f.Kind == drivers.KindMap && len(f.Fields) > 0:
+				rows(prefix+f.Name+".<name>.", f.Fields)
+			}
 		}
 	}
 	rows("", fields)

@@ -9,13 +9,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
+	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
 // FuzzParse: no input panics, every finding has a place and fits on a line,
 // and what was read is written and read back the same.
 func FuzzParse(f *testing.F) {
-	files, err := filepath.Glob("testdata/messages/*.txtar")
+	files, err := filepath.Glob("testdata/*/*.txtar")
 	if err != nil || len(files) == 0 {
 		f.Fatalf("no seeds: %v", err)
 	}
@@ -31,6 +33,16 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(example)
+	// A tenant's values over those of the pool, zeros among them.
+	f.Add([]byte(`instances:
+  - name: p
+    type: box
+    spec: {boot: 1m, share: 0.7, private_ip: yes, hibernate: yes, zone: [a], labels: {a: b}, disk: {iops: 200}}
+    variants: [{variant_id: v, hibernate: no}]
+    tenants: [{ids: [t], spec: {boot: 0s, share: 0, private_ip: no, hibernate: no, zone: [], labels: {c: d}, image: ""}}]
+    schedules: [{days: fri-mon, from: "22:00", to: "06:30", timezone: Europe/Berlin, pool: 3, variant_id: v, tenant: t}]
+    guards: {failures: 0, keep_failed: 0, machine_hours_per_day: 1.5}
+`))
 	// Much of one thing.
 	for _, shape := range []struct{ head, body, tail string }{
 		{"instances:\n", "- {}\n", ""},
@@ -67,21 +79,31 @@ func FuzzParse(f *testing.F) {
 		if strict.Errors() < found.Errors() {
 			t.Errorf("a strict check finds %d errors, another %d", strict.Errors(), found.Errors())
 		}
-		if found.Errors() > 0 {
-			return
+		if found.Errors() == 0 {
+			readBack(t, config, registrations())
 		}
-		text, err := poolfile.Format(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, found := poolfile.Parse("pool.yml", text, registrations(), poolfile.Options{})
-		if found.Errors() > 0 {
-			t.Fatalf("read back: %v\n%s", found, text)
-		}
-		if diff := cmp.Diff(config, again, sameZone); diff != "" {
-			t.Fatalf("read back, -want +got:\n%s\n%s", diff, text)
+		// The types of the program, of which some are only known by their keys.
+		config, found = poolfile.Parse("pool.yml", data, builtIn(), poolfile.Options{CheckOnly: true})
+		if found.Errors() == 0 {
+			readBack(t, config, builtIn())
 		}
 	})
+}
+
+// readBack writes a configuration and reads it.
+func readBack(t *testing.T, config pool.Config, regs []drivers.Registration) {
+	t.Helper()
+	text, err := poolfile.Format(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, found := poolfile.Parse("pool.yml", text, regs, poolfile.Options{CheckOnly: true})
+	if found.Errors() > 0 {
+		t.Fatalf("read back: %v\n%s", found, text)
+	}
+	if diff := cmp.Diff(config, again, sameZone); diff != "" {
+		t.Fatalf("read back, -want +got:\n%s\n%s", diff, text)
+	}
 }
 
 // BenchmarkParse reads the example and a file of a hundred pools.
