@@ -35,6 +35,8 @@ type crate struct {
 	Raw      *yaml.Node        `spec:"raw"`
 	Later    any               `spec:"later" later:"true"`
 	Ignored  any               `spec:"ignored" ignored:"for old files"`
+	Unused   any               `spec:"unused" unused:"written by others"`
+	Sizes    map[string]part   `spec:"sizes"`
 	File     string            `spec:"file" file:"true"`
 	// Computed has no tag and is no key.
 	Computed string
@@ -108,6 +110,7 @@ func TestDecodeValues(t *testing.T) {
 		{"the only entry of a list", "words: a", func(c *crate) { c.Words = []string{"a"} }},
 		{"an empty list is none", "words: []", func(*crate) {}},
 		{"keys of a map keep their capitals", "labels: {Team: ci, team: 5}", func(c *crate) { c.Labels = map[string]string{"Team": "ci", "team": "5"} }},
+		{"a map of mappings, which have their defaults", "sizes: {a: {}, b: {size: 1}}", func(c *crate) { c.Sizes = map[string]part{"a": {Size: 10}, "b": {Size: 1}} }},
 		{"a map of numbers", "counts: {a: 1}", func(c *crate) { c.Counts = map[string]int{"a": 1} }},
 		{"a type with a syntax of its own", "range: 127.77.0.0/16", func(c *crate) { c.Range = netip.MustParsePrefix("127.77.0.0/16") }},
 		{"a key of an embedded struct", "Zone: there", func(c *crate) { c.Zone = "there" }},
@@ -147,6 +150,8 @@ func TestDecodeFindings(t *testing.T) {
 		{"an old name and the new one", "{words: a, wordlist: b}", `1:12: error: spec.words: key given twice, as "words" on line 1 and as "wordlist"; keep one`},
 		{"a key twice", "text: a\nTEXT: b", `2:1: error: spec.TEXT: same key as "text" on line 1, capitals do not matter; keep one`},
 		{"a key of a map twice", "labels: {a: b, a: c}", `1:16: error: spec.labels.a: key given twice, first on line 1; keep one`},
+		{"what has no effect here", "{unused: 5, Unusd: 5}", "1:2: warning: spec.unused: written by others, it has no effect in a pool file; remove it\n" +
+			`1:13: warning: spec.Unusd: unknown key; did you mean "unused"?`},
 		{"what is not built in yet", "later: yes", `1:1: error: spec.later: not built in yet; remove the key`},
 		{"too small", "count: 0", `1:8: error: spec.count: 0 is too small; give 1 to 9`},
 		{"too long", "wait: 2h", `1:7: error: spec.wait: 2h is too large; give 0s to 1h`},
@@ -296,7 +301,7 @@ func TestFields(t *testing.T) {
 		byName[f.Name] = f
 		names = append(names, f.Name)
 	}
-	want := strings.Fields("zone text mode count big small share flag wait maybe_num maybe_sub sub parts words labels counts range raw later ignored file")
+	want := strings.Fields("zone text mode count big small share flag wait maybe_num maybe_sub sub parts words labels counts range raw later ignored unused sizes file")
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names, -want +got:\n%s", diff)
 	}

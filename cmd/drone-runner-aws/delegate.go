@@ -188,7 +188,7 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	open := &opener{regs: regs, dataDir: d.dir, log: d.log, network: d.allow.AddMachines}
 	m, err := pool.New(starting, pool.ManagerConfig{
 		Store: st, Agent: agent, Pools: cfg.Pools, Open: open.open,
-		Solo: !d.shared(),
+		Solo:       !d.shared(),
 		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Log: d.log,
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/txtar"
 	"gopkg.in/yaml.v3"
 
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
@@ -37,6 +38,19 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 		{"a list of mappings", "{name: p, type: box, spec: {networks: [{network: n}]}}", ""},
 		{"old names and aliases", "{name: p, type: box, spec: {memory: 256, zonelist: [a]}}", ""},
 		{"ignored keys", "{name: p, type: box, variant_id: 5, spec: {root_directory: /}}", ""},
+		{"variants", "{name: p, type: box, spec: {}, variants: [{variant_id: a, zones: z, pool: 1, hibernate: false}]}", ""},
+		{"a variant without an id", "{name: p, type: box, spec: {}, variants: [{pool: 1}]}", "variant_id"},
+		{"an unknown key of a variant", "{name: p, type: box, spec: {}, variants: [{variant_id: a, zone: z}]}", "zone"},
+		{"tenants", "{name: p, type: box, spec: {}, tenants: [{ids: a, limit: 0, spec: {cpus: 2}, variants: [{variant_id: a}]}]}", ""},
+		{"an unknown key of a tenant's spec", "{name: p, type: box, spec: {}, tenants: [{ids: [a], spec: {cpuz: 2}}]}", "cpuz"},
+		{"a tenant without accounts", "{name: p, type: box, spec: {}, tenants: [{group_id: a}]}", "ids"},
+		{"tenants of a type that has none", "{name: p, type: noop, spec: {}, tenants: [{ids: [a]}]}", "tenants"},
+		{"a schedule", "{name: p, type: noop, spec: {}, schedules: [{days: mon, pool: 3}]}", ""},
+		{"a schedule without a target", "{name: p, type: noop, spec: {}, schedules: [{days: mon}]}", "pool"},
+		{"guards", "{name: p, type: noop, spec: {}, guards: {failures: 3, pause: 5m}}", ""},
+		{"a guard out of its bounds", "{name: p, type: noop, spec: {}, guards: {failures: -3}}", "failures"},
+		{"a type that is not built in yet", "{name: p, type: hoist, spec: {load: 2}}", ""},
+		{"an unknown key of its spec", "{name: p, type: crane, spec: {laod: 2}}", "laod"},
 		{"an unknown key", "{name: p, type: noop, limt: 5, spec: {}}", "limt"},
 		{"an unknown key of a spec", "{name: p, type: box, spec: {cpuz: 5}}", "cpuz"},
 		{"a key of another type's spec", "{name: p, type: noop, spec: {cpus: 5}}", "cpus"},
@@ -61,7 +75,7 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 			if (problems == "") != (tt.want == "") || !strings.Contains(problems, tt.want) {
 				t.Errorf("the schema says %q, want something with %q", problems, tt.want)
 			}
-			_, found := poolfile.Parse("pool.yml", []byte(text), registrations(), poolfile.Options{Strict: true})
+			_, found := poolfile.Parse("pool.yml", []byte(text), registrations(), poolfile.Options{Strict: true, CheckOnly: true})
 			if (found.Errors() == 0) != (tt.want == "") {
 				t.Errorf("the parser says %v", found)
 			}
@@ -69,21 +83,33 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 	}
 }
 
-// TestSchemaHasEveryKeyOfTheExample reads examples/pool.yml with the schema of
-// what is built in.
-func TestSchemaHasEveryKeyOfTheExample(t *testing.T) {
+// TestSchemaHasEveryKeyOfTheExamples reads the files in examples, and complete
+// ones from elsewhere, with the schema of all types.
+func TestSchemaHasEveryKeyOfTheExamples(t *testing.T) {
 	t.Parallel()
-	raw, err := os.ReadFile("../../examples/pool.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v any
-	if err := yaml.Unmarshal(raw, &v); err != nil {
-		t.Fatal(err)
-	}
 	s := newSchema(t, poolfile.Schema(builtIn()))
-	for _, problem := range s.check(s.root, v, "") {
-		t.Error(problem)
+	like := func(path string, raw []byte) {
+		var v any
+		if err := yaml.Unmarshal(raw, &v); err != nil {
+			t.Fatal(err)
+		}
+		for _, problem := range s.check(s.root, v, "") {
+			t.Errorf("%s: %s", path, problem)
+		}
+	}
+	for _, path := range []string{"../../examples/pool.yml", "../../examples/tenants.yml"} {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		like(path, raw)
+	}
+	for _, name := range []string{"all-types", "amazon", "amazon-generated", "azure", "google", "google-generated", "google-old-names", "local", "variants-tenants"} {
+		in, err := txtar.ParseFile("testdata/documented/" + name + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		like(name, in.Files[0].Data)
 	}
 }
 
@@ -136,6 +162,10 @@ func (s schema) check(m map[string]any, v any, path string) (problems []string) 
 			n, ok := number(v)
 			if limit := want.(float64); ok && (word == "minimum" && n < limit || word == "maximum" && n > limit) {
 				bad("%v is beyond the %s %v", v, word, want)
+			}
+		case "maxItems":
+			if list, ok := v.([]any); ok && float64(len(list)) > want.(float64) {
+				bad("%d entries", len(list))
 			}
 		case "minItems":
 			if list, ok := v.([]any); ok && float64(len(list)) < want.(float64) {
