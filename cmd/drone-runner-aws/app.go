@@ -52,6 +52,8 @@ the file of --envfile; docs/environment.md lists them all.`,
 			p.explainCommand(),
 			p.eventsCommand(),
 			p.logsCommand(),
+			p.backupCommand(),
+			p.restoreCommand(),
 			p.imageCommand(),
 			p.testerCommand(),
 			p.versionCommand(),
@@ -84,6 +86,9 @@ func finish(parent string, c *cli.Command) {
 	}
 	for _, sub := range c.Subcommands {
 		finish(name, sub)
+	}
+	if c.Action != nil {
+		return // it does something by itself too
 	}
 	c.Action = func(ctx *cli.Context) error {
 		if ctx.Args().Present() {

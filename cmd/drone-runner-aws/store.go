@@ -5,25 +5,47 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/postgres"
 	"github.com/vm-runner/drone-runner-aws/store/sqlite"
 )
 
+// place is where the store is.
+type place struct {
+	// dir is the data directory, where the seal key lies.
+	dir      string
+	postgres bool
+	// source is the file, or the data source, which holds a password.
+	source string
+}
+
+// placeOf finds the store of a data directory.
+func placeOf(cfg env.Config, dir string) place {
+	switch {
+	case cfg.Distributed:
+		return place{dir: dir, postgres: true, source: cfg.DistributedSource.Reveal()}
+	case cfg.DatabaseDriver == "postgres":
+		return place{dir: dir, postgres: true, source: cfg.DatabaseSource.Reveal()}
+	default:
+		return place{dir: dir, source: cmp.Or(cfg.DatabaseSource.Reveal(), filepath.Join(dir, databaseFile))}
+	}
+}
+
 // shared says whether other runners may work on the same database.
-func (d *delegate) shared() bool { return d.cfg.Distributed || d.cfg.DatabaseDriver == "postgres" }
+func (d *delegate) shared() bool { return placeOf(d.cfg, d.dir).postgres }
 
 // openStore opens the database with its seal key. A SQLite file is locked while
 // it is open, so that there is no other runner on it; a Postgres is shared by
 // replicas. Errors come within two seconds and name database and remedy;
 // nothing is overwritten.
 func (d *delegate) openStore(ctx context.Context) (pool.Store, error) {
-	if d.shared() {
-		return d.openPostgres(ctx)
+	at := placeOf(d.cfg, d.dir)
+	if at.postgres {
+		return d.openPostgres(ctx, at.source)
 	}
-	path := cmp.Or(d.cfg.DatabaseSource.Reveal(), filepath.Join(d.dir, databaseFile))
-	id, err := sqlite.KeyID(ctx, path)
+	id, err := sqlite.KeyID(ctx, at.source)
 	if err != nil {
 		return nil, err
 	}
@@ -31,18 +53,14 @@ func (d *delegate) openStore(ctx context.Context) (pool.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := sqlite.Open(ctx, sqlite.Options{Path: path, Seal: seal, Log: d.log})
+	st, err := sqlite.Open(ctx, sqlite.Options{Path: at.source, Seal: seal, Log: d.log})
 	if err != nil {
 		return nil, err
 	}
 	return st, nil
 }
 
-func (d *delegate) openPostgres(ctx context.Context) (pool.Store, error) {
-	dsn := d.cfg.DatabaseSource.Reveal()
-	if d.cfg.Distributed {
-		dsn = d.cfg.DistributedSource.Reveal()
-	}
+func (d *delegate) openPostgres(ctx context.Context, dsn string) (pool.Store, error) {
 	id, err := postgres.KeyID(ctx, dsn)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,9 @@ const (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
+// migrationKey is the database's lock for changes of a schema.
+const migrationKey = `hashtextextended('drone-runner-aws migrations ' || current_schema(), 0)`
+
 // versions is goose's own table.
 const versions = "goose_db_version"
 
@@ -195,13 +198,12 @@ func (b *backend) migrate(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	const key = `hashtextextended('drone-runner-aws migrations ' || current_schema(), 0)`
-	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(`+key+`)`); err != nil {
+	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(`+migrationKey+`)`); err != nil {
 		return err
 	}
 	defer func() {
 		// Closing the connection would do it too; this keeps it for the pool.
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+key+`)`)
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+migrationKey+`)`)
 	}()
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {

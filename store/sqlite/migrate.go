@@ -9,6 +9,8 @@ import (
 	"log/slog"
 
 	"github.com/pressly/goose/v3"
+
+	"github.com/vm-runner/drone-runner-aws/store/internal/core"
 )
 
 //go:embed migrations/*.sql
@@ -36,7 +38,7 @@ func newest() (int64, error) {
 
 // recognise reads whether the file is ours, without changing it: ours is false
 // for an empty one, and another program's or a newer runner's is an error.
-func recognise(ctx context.Context, db *sql.DB) (ours bool, err error) {
+func recognise(ctx context.Context, db core.Querier) (ours bool, err error) {
 	var mine, others int
 	if err := db.QueryRowContext(ctx, `SELECT count(CASE WHEN name = '`+versions+`' THEN 1 END), count(*)
 		FROM sqlite_master WHERE type = 'table'`).Scan(&mine, &others); err != nil {
