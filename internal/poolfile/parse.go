@@ -3,6 +3,7 @@ package poolfile
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,19 +136,20 @@ func (p *parser) noInstances(found []drivers.Finding) []drivers.Finding {
 	return found
 }
 
-// belowPool finds, among the unknown keys of pools, those that are known one
-// level deeper.
+// poolKey matches the path of a key of a pool or of one of its tenants.
+var poolKey = regexp.MustCompile(`^instances\[(\d+)\]\.(?:tenants\[\d+\]\.)?([^.\[]+)$`)
+
+// belowPool finds, among the unknown keys of pools and tenants, those that are
+// known one level deeper.
 func (p *parser) belowPool(found []drivers.Finding, all []instance) {
 	specs := map[string][]drivers.Field{}
 	for i := range found {
-		key := found[i].Unknown
-		if key == "" {
+		key, m := found[i].Unknown, poolKey.FindStringSubmatch(found[i].Path)
+		if key == "" || m == nil || m[2] != key {
 			continue
 		}
-		rest, _ := strings.CutPrefix(found[i].Path, "instances[")
-		index, rest, _ := strings.Cut(rest, "].")
-		n, err := strconv.Atoi(index)
-		if err != nil || n >= len(all) || rest != key {
+		n, err := strconv.Atoi(m[1])
+		if err != nil || n >= len(all) {
 			continue
 		}
 		reg := p.types.byName[all[n].Type]
