@@ -19,7 +19,7 @@ type Spec struct {
 	NodeID      string  `spec:"node_id" doc:"The only node; by default any."`
 	GroupID     string  `spec:"group_id" doc:"The only group of nodes; by default any."`
 	AuthToken   string  `spec:"auth_token" doc:"Token for the controller; by default ANKA_BUILD_TOKEN."`
-	DiskSize    int     `spec:"disk_size" min:"0" max:"65536" doc:"GB; 0 is the size of the machine that is cloned."`
+	DiskSize    int     `spec:"disk_size" numeric:"true" min:"0" max:"65536" doc:"GB; 0 is the size of the machine that is cloned."`
 	drivers.UserData
 
 	RootDirectory string `spec:"root_directory" ignored:"known for compatibility" doc:"Written by some generators."`

@@ -13,7 +13,7 @@ import (
 func TestSpecIsResolved(t *testing.T) {
 	t.Parallel()
 	p := drivers.Platform{}
-	spec, problems := drivertest.ReadSpec[Spec](t, Registration, `{vm_id: v, tag: t, registry_url: "https://anka:8090", disk_size: 80}`, &p)
+	spec, problems := drivertest.ReadSpec[Spec](t, Registration, `{vm_id: v, tag: t, registry_url: "https://anka:8090", disk_size: "80"}`, &p)
 	if len(problems) > 0 {
 		t.Error(problems)
 	}
