@@ -197,6 +197,17 @@ type Spec struct {
 	MachineType string
 	Zone        string
 	DiskGiB     int
+	// Zones are where the machine may be instead of the pool's zones, the
+	// preferred first; Zone, if set, is where it must be.
+	Zones []string
+	// DiskType is the boot disk's, empty: the pool's. Nested asks for nested
+	// virtualisation, GPU for a graphics card: a driver that cannot give them
+	// answers ErrInvalid.
+	DiskType    string
+	Nested, GPU bool
+	// Hibernate says that the machine will be put to disk while it is free,
+	// for clouds that must know from the start.
+	Hibernate bool
 	// Identity is delivered to the machine by the driver: by boot data, or
 	// later by Identify if the driver is an Identifier.
 	Identity Identity

@@ -43,7 +43,7 @@ func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Inst
 	}
 	call, cancel := context.WithTimeout(ctx, m.t.Create)
 	defer cancel()
-	ref, err := rt.client.Create(call, spec)
+	ref, err := rt.driver(inst).Create(call, spec)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -52,6 +52,7 @@ func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		return m.broken(ctx, rt, inst, "create", err)
 	}
 	m.counters.created(inst.Pool, "created")
+	m.worked(ctx, rt, inst, false)
 	m.counters.phase("create", m.now().Sub(begun))
 	now := m.stamp()
 	next, err := m.store.Accepted(ctx, Acceptance{
@@ -93,9 +94,9 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		return m.broken(ctx, rt, inst, "boot", err)
 	}
 	m.counters.phase("boot", m.now().Sub(begun))
-	if !inst.Cold && rt.client.CanPause() {
+	if !inst.Cold && rt.driver(inst).CanPause() {
 		m.rehearse(boot, inst, found)
-		if err := rt.client.Pause(boot, inst.Ref()); err != nil {
+		if err := rt.driver(inst).Pause(boot, inst.Ref()); err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
@@ -105,20 +106,20 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 	now := m.stamp()
 	proven, lease, err := m.store.Proven(ctx, Proof{
 		ID: inst.ID, AgentVersion: health.Version, Address: found.Address, Port: found.Port,
-		Due: now.Add(m.t.FreeAge), LeaseDue: now.Add(m.startBudget()), Now: now,
+		Due: m.warmDue(Instance{Pool: inst.Pool, Deadline: inst.Deadline}, now), LeaseDue: now.Add(m.startBudget()), Now: now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	rt.backoff.ok()
+	m.worked(ctx, rt, inst, true)
 	rt.kick()
 	if lease != nil {
 		m.hub.notify(leaseKey(lease.ID))
 		return nil, nil
 	}
-	if proven.State == Warm && inst.Cold && rt.client.CanPause() {
+	if proven.State == Warm && inst.Cold && rt.driver(inst).CanPause() {
 		// Made for a lease that has gone: it waits for another now.
-		if err := rt.client.Pause(boot, inst.Ref()); err != nil {
+		if err := rt.driver(inst).Pause(boot, inst.Ref()); err != nil {
 			m.log.Warn("warm machine not paused", "instance", inst.Name, "err", err)
 		}
 	}
@@ -150,14 +151,14 @@ func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health
 	if err != nil {
 		return Health{}, found, err
 	}
-	if found.Status == drivers.StatusPaused && rt.client.CanPause() {
+	if found.Status == drivers.StatusPaused && rt.driver(inst).CanPause() {
 		// Paused by a process that died before it wrote that down.
-		if err := rt.client.Unpause(ctx, inst.Ref()); err != nil {
+		if err := rt.driver(inst).Unpause(ctx, inst.Ref()); err != nil {
 			return Health{}, found, err
 		}
 	}
-	if rt.client.CanIdentify() {
-		if err := rt.client.Identify(ctx, inst.Ref(), inst.Identity); err != nil {
+	if rt.driver(inst).CanIdentify() {
+		if err := rt.driver(inst).Identify(ctx, inst.Ref(), inst.Identity); err != nil {
 			return Health{}, found, err
 		}
 	}
@@ -189,7 +190,10 @@ const unseen = 5
 
 // locate waits until the cloud lists the machine with an address.
 func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drivers.Instance, error) {
-	sc := m.scopes[rt.scope]
+	sc := m.scopes[inst.Scope]
+	if sc == nil {
+		return drivers.Instance{}, fmt.Errorf("%w: nothing lists scope %q", ErrNotFound, inst.Scope)
+	}
 	pause := sc.pace()
 	missed := 0
 	for {
@@ -223,8 +227,8 @@ func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drive
 // find looks at one machine: by itself where that is cheap, else in a listing
 // that serves everybody who looks for one.
 func (m *Manager) find(ctx context.Context, rt *runtime, sc *scope, inst Instance) (found drivers.Instance, ok, complete bool, err error) {
-	if rt.client.CanFind() {
-		found, err = rt.client.Find(ctx, inst.Ref())
+	if rt.driver(inst).CanFind() {
+		found, err = rt.driver(inst).Find(ctx, inst.Ref())
 		if errors.Is(err, drivers.ErrNotFound) {
 			return found, false, true, nil
 		}
@@ -242,15 +246,17 @@ func (m *Manager) find(ctx context.Context, rt *runtime, sc *scope, inst Instanc
 // was made for one, goes on without it; the machine is destroyed.
 func (m *Manager) broken(ctx context.Context, rt *runtime, inst Instance, phase string, err error) (*Instance, error) {
 	cause := m.causeOf(ctx, inst, phase, err)
-	pause := rt.backoff.fail(m.now())
-	m.log.Warn("machine could not be made", "pool", inst.Pool, "instance", inst.Name, "phase", phase, "kind", cause.Kind, "err", err, "pause", pause)
+	keep, until := m.failed(ctx, rt, inst, cause, err)
+	if !keep {
+		until = time.Time{}
+	}
 	lease, lerr := m.leaseOf(ctx, inst)
 	if lerr != nil {
 		return nil, lerr
 	}
 	if lease != nil && lease.State == LeaseStarting && lease.InstanceID == inst.ID {
 		retry := phase == "create" && cause.Kind == "transient"
-		ferr := m.failLease(ctx, *lease, inst, cause, retry)
+		ferr := m.failLease(ctx, *lease, inst, cause, retry, until)
 		if ferr != nil && !errors.Is(ferr, ErrConflict) {
 			return nil, ferr
 		}
@@ -263,17 +269,36 @@ func (m *Manager) broken(ctx context.Context, rt *runtime, inst Instance, phase 
 		}
 		lease = nil
 	}
+	if !keep {
+		return m.discard(ctx, rt, inst, lease, phase+"_failed", cause)
+	}
+	now := m.stamp()
+	kept, kerr := m.store.Change(ctx, Change{
+		ID: inst.ID, From: []InstanceState{inst.State}, To: Failed, Due: until, Reason: phase + "_failed", Detail: cause.String(), Now: now,
+		Events: []Event{{
+			At: now, Pool: inst.Pool, Instance: inst.ID, Reason: phase + "_failed",
+			Message: "kept for inspection until " + until.Format(time.RFC3339) + ": " + cause.String(),
+		}},
+	})
+	if kerr != nil {
+		return nil, kerr
+	}
+	return &kept, nil
+}
+
+// discard sends a broken machine that no lease has any more to be destroyed.
+func (m *Manager) discard(ctx context.Context, rt *runtime, inst Instance, lease *Lease, reason string, cause Cause) (*Instance, error) {
 	if may, why := mayDestroy(&inst, evidence{Why: ReasonBroken, Lease: lease}, m.stamp()); !may {
 		return nil, fmt.Errorf("broken machine %s may not be destroyed: %s", inst.Name, why)
 	}
 	now := m.stamp()
-	next, cerr := m.store.Change(ctx, Change{
+	next, err := m.store.Change(ctx, Change{
 		ID: inst.ID, From: []InstanceState{inst.State}, To: Destroying, Due: now,
 		Reason: string(ReasonBroken), Detail: cause.String(), Now: now,
-		Events: []Event{{At: now, Pool: inst.Pool, Instance: inst.ID, Reason: phase + "_failed", Message: cause.String()}},
+		Events: []Event{{At: now, Pool: inst.Pool, Instance: inst.ID, Reason: reason, Message: cause.String()}},
 	})
-	if cerr != nil {
-		return nil, cerr
+	if err != nil {
+		return nil, err
 	}
 	rt.kick()
 	return &next, nil
@@ -289,7 +314,7 @@ func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	defer release()
 	call, cancel := context.WithTimeout(ctx, m.t.SuspendWait)
 	defer cancel()
-	if err := rt.client.Suspend(call, inst.Ref()); err != nil {
+	if err := rt.driver(inst).Suspend(call, inst.Ref()); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -306,47 +331,5 @@ func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Ins
 		return nil, err
 	}
 	m.hub.notify(instanceKey(inst.ID))
-	return nil, nil
-}
-
-// resume brings a sleeping or dead gitspace back. When it cannot be, the
-// machine is left as it is and the lease sleeps again.
-func (m *Manager) resume(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
-	release, _, err := take(ctx, rt.slots)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	lease, err := m.leaseOf(ctx, inst)
-	if err != nil {
-		return nil, err
-	}
-	if lease == nil {
-		return nil, fmt.Errorf("instance %s resumes without a lease", inst.Name)
-	}
-	m.agent.Forget(inst.ID)
-	call, cancel := context.WithTimeout(ctx, m.t.Hibernated)
-	defer cancel()
-	at, err := rt.client.Resume(call, inst.Ref())
-	now := m.stamp()
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		m.log.Warn("machine not resumed, left as it is", "instance", inst.Name, "lease", lease.ID, "err", err)
-		_, aerr := m.store.Asleep(ctx, lease.Key(), "resume_failed", err.Error(), now.Add(farFuture), now, Event{
-			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: lease.ID, Generation: lease.Generation,
-			Reason: "resume_failed", Message: err.Error(),
-		})
-		m.hub.notify(leaseKey(lease.ID))
-		return nil, aerr
-	}
-	_, err = m.store.Woken(ctx, Acceptance{
-		ID: inst.ID, CloudID: at.ID, Zone: at.Zone, Address: at.Address, Port: at.Port, Due: now.Add(farFuture), Now: now,
-	})
-	if err != nil {
-		return nil, err
-	}
-	m.hub.notify(leaseKey(lease.ID), instanceKey(inst.ID))
 	return nil, nil
 }

@@ -3,31 +3,23 @@ package pool
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-// recipeOf identifies everything a pool makes machines from; a warm machine of
-// another recipe is drift.
-func recipeOf(p PoolConfig) string {
-	platform, err := json.Marshal(p.Platform)
-	if err != nil {
-		platform = nil // a struct of strings always encodes
-	}
-	sum := sha256.Sum256([]byte(p.Driver + "\x00" + string(platform) + "\x00" + string(p.SpecJSON)))
-	return hex.EncodeToString(sum[:8])
-}
-
-// coldStart writes the intent of a machine of a lease's own.
+// coldStart writes the intent of a machine of a lease's own. ErrRetired if the
+// pool no longer has the flavour chosen for it.
 func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, error) {
 	rt := m.pools[c.Pool]
-	in, err := m.intent(rt, l.Kind, l.Want, c.Shape)
+	f := rt.flavour(c.Tenant, c.Variant)
+	if f == nil {
+		return Instance{}, fmt.Errorf("variant %s of tenant %s of pool %s: %w", c.Variant, c.Tenant, c.Pool, ErrRetired)
+	}
+	in, err := m.intent(rt, f, l.Kind, l.Want, c)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -42,8 +34,8 @@ func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, e
 }
 
 // refill writes the intent of one more warm machine.
-func (m *Manager) refill(ctx context.Context, rt *runtime) (Instance, error) {
-	in, err := m.intent(rt, Build, Want{}, rt.shapeFor(Want{}))
+func (m *Manager) refill(ctx context.Context, rt *runtime, f *flavour) (Instance, error) {
+	in, err := m.intent(rt, f, Build, Want{}, Choice{Shape: f.shape(Want{})})
 	if err != nil {
 		return Instance{}, err
 	}
@@ -79,7 +71,8 @@ const (
 // any other error the row may exist. Only builds' are kept, since a gitspace's
 // certificates are good for longer.
 func (d *drafts) refused(inst Instance, err error) {
-	if inst.Kind != Build || (!errors.Is(err, ErrLimit) && !errors.Is(err, ErrRetired) && !errors.Is(err, ErrConflict)) {
+	given := errors.Is(err, ErrLimit) || errors.Is(err, ErrClosed) || errors.Is(err, ErrRetired) || errors.Is(err, ErrConflict)
+	if inst.Kind != Build || !given {
 		return
 	}
 	d.mu.Lock()
@@ -102,8 +95,9 @@ func (d *drafts) take(kind Kind, now time.Time) (draft, bool) {
 	return draft{}, false
 }
 
-// intent makes the row of a machine that is about to be made.
-func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, error) {
+// intent makes the row of a machine that is about to be made: of a flavour,
+// with what the request wants otherwise.
+func (m *Manager) intent(rt *runtime, f *flavour, kind Kind, w Want, c Choice) (Intent, error) {
 	now := m.stamp()
 	d, ok := rt.drafts.take(kind, now)
 	if !ok {
@@ -111,12 +105,12 @@ func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, 
 		d.name = MachineName(m.namePrefix, rt.cfg.Name, d.id)
 	}
 	inst := Instance{
-		ID: d.id, Name: d.name, Identity: d.identity, Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: rt.scope,
-		Kind: kind, Variant: "default", Tenant: cmp.Or(w.Tenant, "default"),
-		Shape: shape, Recipe: rt.recipe,
+		ID: d.id, Name: d.name, Identity: d.identity, Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: f.tenant.scope,
+		Kind: kind, Variant: f.ID, Tenant: f.tenant.id,
+		Shape: c.Shape, Recipe: f.recipe,
 		OS: rt.cfg.Platform.OS, Arch: rt.cfg.Platform.Arch,
-		Image: cmp.Or(w.Image, rt.cfg.Image), MachineType: cmp.Or(w.MachineType, rt.cfg.MachineType),
-		DiskGiB: cmp.Or(w.DiskGiB, rt.cfg.DiskGiB),
+		Image: cmp.Or(w.Image, f.Image), MachineType: cmp.Or(w.MachineType, f.MachineType),
+		DiskGiB: cmp.Or(w.DiskGiB, f.DiskGiB), Zone: c.Zone,
 		Created: now,
 		// If this process dies before it has called the cloud, the next one
 		// makes the row due as it takes the pool over; this is for when it only
@@ -125,11 +119,9 @@ func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, 
 	}
 	validity := gitspaceValidity
 	if kind == Build {
-		inst.Deadline = now.Add(m.t.FreeAge + m.t.BusyAge + time.Hour)
-		validity = m.t.FreeAge + m.t.BusyAge + 24*time.Hour
-	}
-	if rt.opened.Zones {
-		inst.Zone = w.Zone
+		life := m.freeAge(rt) + m.busyAge(rt)
+		inst.Deadline = now.Add(life + time.Hour)
+		validity = life + 24*time.Hour
 	}
 	if !ok {
 		identity, err := NewIdentity(d.id, d.name, m.serverName, nil, now, validity)
@@ -141,6 +133,18 @@ func (m *Manager) intent(rt *runtime, kind Kind, w Want, shape string) (Intent, 
 	return Intent{Instance: inst, Now: now}, nil
 }
 
+// freeAge and busyAge are a pool's maximum ages of free machines and leases.
+func (m *Manager) freeAge(rt *runtime) time.Duration { return cmp.Or(rt.cfg.FreeAge, m.t.FreeAge) }
+func (m *Manager) busyAge(rt *runtime) time.Duration { return cmp.Or(rt.cfg.BusyAge, m.t.BusyAge) }
+
+// busyAgeOf is the same by the pool's name, which may have left the file.
+func (m *Manager) busyAgeOf(pool string) time.Duration {
+	if rt := m.pools[pool]; rt != nil {
+		return m.busyAge(rt)
+	}
+	return m.t.BusyAge
+}
+
 // gitspaceValidity is how long a gitspace's certificates are good for: long
 // enough for years of sleeping, as the existing runner's are (1080 days).
 const gitspaceValidity = 1080 * 24 * time.Hour
@@ -148,6 +152,10 @@ const gitspaceValidity = 1080 * 24 * time.Hour
 // specOf is what the driver is asked to make for a row: the same each time it
 // is asked, so that asking twice makes one machine.
 func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
+	tn := rt.tenancyOf(inst)
+	if tn == nil {
+		return drivers.Spec{}, closed(inst).err()
+	}
 	spec := drivers.Spec{
 		Name: inst.Name,
 		Tags: drivers.Tags{
@@ -158,16 +166,20 @@ func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
 		Zone:     inst.Zone,
 		Identity: inst.Identity,
 	}
-	if inst.Image != rt.cfg.Image {
+	if inst.Image != tn.cfg.Image {
 		spec.Image = inst.Image
 	}
-	if inst.MachineType != rt.cfg.MachineType {
+	if inst.MachineType != tn.cfg.MachineType {
 		spec.MachineType = inst.MachineType
 	}
-	if inst.DiskGiB != rt.cfg.DiskGiB {
+	if inst.DiskGiB != tn.cfg.DiskGiB {
 		spec.DiskGiB = inst.DiskGiB
 	}
-	if m.boot == nil || rt.client.CanIdentify() {
+	spec.Nested, spec.GPU = shapeTraits(inst.Shape)
+	if f := rt.flavour(inst.Tenant, inst.Variant); f != nil {
+		spec.Zones, spec.DiskType, spec.Hibernate = f.Zones, f.DiskType, f.hibernates() && !inst.Cold
+	}
+	if m.boot == nil || tn.client.CanIdentify() {
 		return spec, nil
 	}
 	boot, err := m.boot.Render(BootRequest{

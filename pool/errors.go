@@ -78,6 +78,9 @@ type ClosedError struct {
 // Error names the pool, the reason and the time.
 func (e *ClosedError) Error() string {
 	msg := fmt.Sprintf("pool %s makes no machines now (%s)", e.Pool, e.Gate.Reason)
+	if e.Gate.Reason == ClosedStopped {
+		msg = fmt.Sprintf("pool %s is stopped by an operator", e.Pool)
+	}
 	if !e.Gate.Until.IsZero() {
 		msg += " until " + e.Gate.Until.UTC().Format(time.RFC3339)
 	}

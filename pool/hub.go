@@ -83,37 +83,6 @@ func poke(set map[chan struct{}]struct{}) {
 // another replica's change is seen by then at the latest.
 const relook = 5 * time.Second
 
-// backoff grows with consecutive failures and forgets them on success. The
-// zero value is ready. Safe for concurrent use.
-type backoff struct {
-	mu    sync.Mutex
-	fails int
-	until time.Time
-}
-
-// fail records a failure at now and returns how long to keep still.
-func (b *backoff) fail(now time.Time) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	d := backoffAfter(b.fails)
-	b.fails++
-	b.until = now.Add(d)
-	return d
-}
-
-func (b *backoff) ok() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.fails, b.until = 0, time.Time{}
-}
-
-// wait is how long from now until trying again makes sense.
-func (b *backoff) wait(now time.Time) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return max(0, b.until.Sub(now))
-}
-
 const (
 	backoffFirst = time.Second
 	backoffMost  = time.Minute

@@ -48,7 +48,8 @@ type Lease struct {
 
 // Want is what a request asks of a machine. Zero values mean the pool's own.
 type Want struct {
-	Tenant        string `json:"tenant,omitempty"`
+	// Account is whose request it is: each pool finds its tenant by it.
+	Account       string `json:"account,omitempty"`
 	ResourceClass string `json:"resource_class,omitempty"`
 	Image         string `json:"image,omitempty"`
 	ImageVersion  string `json:"image_version,omitempty"`

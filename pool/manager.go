@@ -25,8 +25,9 @@ type ManagerConfig struct {
 	// Boot renders boot scripts; nil while every driver is an Identifier or
 	// needs none.
 	Boot Boot
-	// Pools is the configuration; Open makes the driver of one pool. It is
-	// also called for retired pools, then with SpecJSON only.
+	// Pools is the configuration; Open makes the driver of one pool, or of one
+	// tenant of it, then with the tenant's spec. It is also called for what has
+	// left the file, then with SpecJSON only.
 	Pools []PoolConfig
 	Open  func(p PoolConfig) (Opened, error)
 	// Incarnation names this run of the program; random if empty.
@@ -173,13 +174,13 @@ type Manager struct {
 
 // runtime is a pool as it runs: configuration, driver, and what wakes it.
 type runtime struct {
-	cfg     PoolConfig
-	opened  Opened
-	client  cloud
-	scope   string
-	recipe  string
-	retired bool
-	wake    chan struct{} // one pending planner pass
+	cfg PoolConfig
+	// tenants are whose machines the pool has, by id; flavours the kinds it
+	// makes, the default tenant's default first. Fixed once New has returned.
+	tenants  map[string]*tenancy
+	flavours []*flavour
+	retired  bool
+	wake     chan struct{} // one pending planner pass
 	// tenure is set while the pool's loops run here, known once it is clear
 	// whose the pool is. elsewhere tells the replica that has it of a pass to make.
 	tenure    atomic.Pointer[tenure]
@@ -189,7 +190,11 @@ type runtime struct {
 	slots     chan struct{} // bounds concurrent creates, suspends and resumes
 	boots     chan struct{} // bounds machines that boot at a time
 	ends      chan struct{} // bounds concurrent destroys
-	backoff   backoff
+	breaker   breaker
+	ramp      ramp
+	tier      tierMemory
+	cost      costMemory
+	turn      int // the planner's: which flavour is first when equally short
 	drafts    drafts
 }
 
@@ -276,11 +281,12 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 		return fmt.Errorf("read pools: %w", err)
 	}
 	for _, row := range known {
-		if m.pools[row.Name] == nil {
-			// Also one without rows: its scope is swept as long as the store
-			// remembers it, since machines can turn up late.
-			m.openRetired(row)
+		if m.pools[row.Name] != nil {
+			continue
 		}
+		// Also one without rows: its scope is swept as long as the store
+		// remembers it, since machines can turn up late.
+		m.openRetired(row)
 	}
 	return nil
 }
@@ -310,37 +316,64 @@ func (m *Manager) configure(ctx context.Context, before []PoolRow, now time.Time
 	return nil
 }
 
+// addPool opens the drivers of a pool, one for each tenant.
 func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
 	opened, err := m.open(p)
 	if err != nil {
 		return nil, err
 	}
-	return m.register(p, opened, retired), nil
+	accounts := make(map[string]Opened, len(p.Tenants))
+	for _, t := range p.Tenants {
+		o, err := m.open(tenantConfig(p, t))
+		switch {
+		case err == nil:
+			accounts[t.ID] = o
+		case retired:
+			m.unopened = append(m.unopened, UnopenedScope{Pool: p.Name, Problem: fmt.Sprintf("tenant %s: %v", t.ID, err)})
+			m.log.Error("tenant of a retired pool cannot be opened, what is left of it is not touched", "pool", p.Name, "tenant", t.ID, "err", err)
+		default:
+			return nil, fmt.Errorf("tenant %s: %w", t.ID, err)
+		}
+	}
+	return m.register(p, opened, accounts, retired), nil
 }
 
-// register makes a pool whose driver is open known to the engine.
-func (m *Manager) register(p PoolConfig, opened Opened, retired bool) *runtime {
-	if retired {
-		p.Image, p.MachineType, p.DiskGiB = opened.Image, opened.MachineType, opened.DiskGiB
-	}
+// register makes a pool whose drivers are open known to the engine.
+func (m *Manager) register(p PoolConfig, opened Opened, accounts map[string]Opened, retired bool) *runtime {
 	rt := &runtime{
-		cfg: p, opened: opened, client: cloud{opened.Client.Guarded(guardTenure)}, scope: opened.Client.Scope(),
-		recipe: recipeOf(p), retired: retired,
+		cfg: p, tenants: map[string]*tenancy{}, retired: retired,
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, cmp.Or(opened.Concurrency, 32)),
 		boots: make(chan struct{}, cmp.Or(opened.Concurrency, 4096)),
 		ends:  make(chan struct{}, 32),
 	}
 	rt.elsewhere = func() { m.hub.announce(poolTopic(p.Name)) }
+	home := m.addTenant(rt, DefaultFlavour, p, opened)
+	rt.flavours = flavoursOf(home, p.Min, -1, p.Variants)
+	for _, t := range p.Tenants {
+		if o, ok := accounts[t.ID]; ok {
+			tn := m.addTenant(rt, t.ID, tenantConfig(p, t), o)
+			rt.flavours = append(rt.flavours, flavoursOf(tn, t.Min, t.Max, t.Variants)...)
+		}
+	}
 	m.pools[p.Name] = rt
 	m.order = append(m.order, p.Name)
-	sc := m.scopes[rt.scope]
-	if sc == nil {
-		sc = newScope(rt.scope, opened.Local)
-		m.scopes[rt.scope] = sc
-	}
-	sc.pools = append(sc.pools, rt)
 	return rt
+}
+
+func (m *Manager) addTenant(rt *runtime, id string, p PoolConfig, opened Opened) *tenancy {
+	if rt.retired {
+		p.Image, p.MachineType, p.DiskGiB = opened.Image, opened.MachineType, opened.DiskGiB
+	}
+	tn := &tenancy{rt: rt, id: id, cfg: p, opened: opened, client: cloud{opened.Client.Guarded(guardTenure)}, scope: opened.Client.Scope()}
+	rt.tenants[id] = tn
+	sc := m.scopes[tn.scope]
+	if sc == nil {
+		sc = newScope(tn.scope, opened.Local)
+		m.scopes[tn.scope] = sc
+	}
+	sc.tenants = append(sc.tenants, tn)
+	return tn
 }
 
 // settle puts in order what an earlier process left: where this one is alone,

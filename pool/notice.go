@@ -59,7 +59,7 @@ func (m *Manager) heard(topic string) {
 		}
 	case "sweep":
 		if rt != nil && rt.tenured() != nil {
-			m.scopes[rt.scope].kick()
+			m.kickScopes(rt)
 		}
 	case "":
 		// Some were missed: everybody looks.
@@ -78,9 +78,16 @@ func (m *Manager) suspect(inst Instance) {
 	switch {
 	case rt == nil:
 	case rt.tenured() != nil:
-		m.scopes[rt.scope].kick()
+		m.kickScopes(rt)
 	default:
 		m.hub.announce(sweepTopic(inst.Pool))
+	}
+}
+
+// kickScopes has a pool's machines looked for soon.
+func (m *Manager) kickScopes(rt *runtime) {
+	for _, scope := range rt.scopes() {
+		m.scopes[scope].kick()
 	}
 }
 

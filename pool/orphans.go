@@ -272,8 +272,10 @@ func usesDisk(row Instance, disk drivers.Disk) bool {
 func (s *strangerSweep) publish() {
 	sc := s.sc
 	r := scopeReport{ScopeStatus: ScopeStatus{Scope: sc.key, Listed: s.l.At, Complete: s.l.Complete}, strangers: s.found}
-	for _, rt := range sc.pools {
-		r.Pools = append(r.Pools, rt.cfg.Name)
+	for _, tn := range sc.tenants {
+		if !slices.Contains(r.Pools, tn.cfg.Name) {
+			r.Pools = append(r.Pools, tn.cfg.Name)
+		}
 	}
 	for _, row := range s.rows {
 		if a := sc.missing[row.ID]; a != nil && a.times > 0 && row.State != Creating {
@@ -340,7 +342,7 @@ func (m *Manager) destroyOrphan(ctx context.Context, sc *scope, e evidence, disk
 	e.ClockSuspicious = m.distrustsClock()
 	call, cancel := context.WithTimeout(ctx, m.t.Create)
 	defer cancel()
-	client := sc.pools[0].client
+	client := sc.tenants[0].client
 	p := permitOrphan(e, disks, m.stamp())
 	if e.Machine == nil {
 		return client.DestroyDisks(call, p)

@@ -1,104 +1,347 @@
 package pool
 
-// planConfig is what the planner wants of a pool.
+import (
+	"slices"
+	"time"
+)
+
+// planConfig is what the planner wants of a pool at one moment: configuration,
+// schedules and what an operator ordered, worked out already.
 type planConfig struct {
-	Min, Max int
-	Retired  bool
-	// Recipe is the pool's present one.
-	Recipe string
+	Max     int
+	Retired bool
 	// KeepDrifted replaces drifted machines a few at a time; without it all
 	// of them go at once.
 	KeepDrifted bool
-	// Paused says that creations have failed lately: no refill for now.
-	Paused bool
+	// Flavours are the kinds of machines the pool makes. Free machines of any
+	// other kind are surplus.
+	Flavours []flavourTarget
+	// Turn is the flavour that is first among equally short ones.
+	Turn int
+	// Ramp is how many machines may be under way as refill; negative: any number.
+	Ramp int
 }
 
-// action is one thing a plan wants done. Exactly one field is set.
+// flavourTarget is what is wanted of one flavour.
+type flavourTarget struct {
+	Tenant, Variant string
+	// Min free machines are wanted.
+	Min int
+	// Hibernate puts free machines to disk but for Running of them.
+	Hibernate bool
+	Running   int
+	// Restless warm machines could not be put to disk lately and are left
+	// running for now.
+	Restless int
+}
+
+// action is one thing a plan wants done. Exactly one of its parts is set.
 type action struct {
 	// Cold is a lease to make a machine for.
 	Cold *Lease
-	// Refill machines are to be made warm.
-	Refill int
-	// Replace is a warm machine of an older recipe to destroy.
+	// Replace is a free machine of an older recipe to destroy.
 	Replace *Instance
-	// Surplus warm machines are to be destroyed, the oldest first.
-	Surplus int
+	// Tenant and Variant name the flavour of the counts below: machines to be
+	// made warm, woken from disk, put to disk, and destroyed as too many.
+	Tenant, Variant string
+	Refill          int
+	Wake            int
+	Hibernate       int
+	Surplus         int
 }
 
-// driftBudget is the share of the pool that may be replaced at a time.
+// tierBatch is how many machines of a flavour are on their way to disk at a
+// time: while they are, nobody can have them.
+const tierBatch = 8
+
+// driftBudget is the share of a flavour that may be replaced at a time.
 const driftBudget = 10
+
+// tally is how many free machines of one flavour there are.
+type tally struct {
+	target flavourTarget
+	known  bool // configured
+	// making are on their way for the first time, warm and waking in memory,
+	// or soon, disk on disk, or soon.
+	making, warm, waking, disk, hibernated int
+	// room is how many more its own limit allows.
+	room int
+	// What the plan does with it so far.
+	refill, evict int
+}
+
+// free is how many machines count toward the target.
+func (t *tally) free() int { return t.making + t.warm + t.waking + t.disk }
+
+// settled says that nothing of the flavour is under way.
+func (t *tally) settled() bool { return t.making == 0 && t.waking == 0 && t.disk == t.hibernated }
+
+const noBound = int(^uint(0) >> 1)
 
 // plan decides what a pool needs next. It is pure: what it returns depends
 // only on its arguments, and a plan for a world that is as wanted is empty.
 //
 // Requests come before refill: the free places go to waiting leases in order
-// of arrival, and refill gets only what is left over by them.
-func plan(want planConfig, have Snapshot) []action {
-	if want.Retired || have.Retired {
-		return planRetired(have)
+// of arrival, and refill gets only what is left over by them, where it is
+// missed most. At the limit a free machine that fits nobody who waits gives
+// its place up. Machines of leases are in no count and in no plan.
+func plan(want planConfig, have Snapshot, now time.Time) []action {
+	tallies, dying := count(want, have)
+	if want.Retired || have.Retired || have.Override.Stopped {
+		// Nobody can ask for them, or nobody shall.
+		return drain(tallies)
 	}
-	var out []action
-	free := max(0, want.Max-have.Counted)
-	for i := range have.Waiting {
-		if free == 0 {
-			break
-		}
-		out = append(out, action{Cold: &have.Waiting[i]})
-		free--
+	places, trial := max(0, want.Max-have.Counted), false
+	switch {
+	case have.Gate.Closed(now):
+		places = 0
+	case have.Gate.Reason != "" && have.Gate.Canary > 0:
+		places, trial = min(places, 1), true
 	}
-	prospective, warm := 0, 0
-	for _, g := range have.Groups {
-		if g.State.Prospective() {
-			prospective += g.Count
-		}
-		if g.State == Warm {
-			warm += g.Count
-		}
+	out, places, unserved := planWaiting(have, tallies, places)
+	if !have.Gate.Closed(now) && !trial {
+		planEviction(tallies, unserved-dying)
 	}
-	if have.WaitingMore {
-		free = 0
+	rests := now.Before(have.Gate.refillAfter())
+	if have.WaitingMore || rests {
+		places = 0
 	}
-	missing := want.Min - prospective
-	if missing > 0 && !want.Paused {
-		if n := min(missing, free); n > 0 {
-			out = append(out, action{Refill: n})
-		}
-	}
-	return append(out, planDrift(want, have, prospective, warm)...)
-}
-
-// planRetired gives up the warm machines of a pool that left the file: nobody
-// can ask for them. Everything a lease holds stays.
-func planRetired(have Snapshot) []action {
-	warm := 0
-	for _, g := range have.Groups {
-		if g.State == Warm {
-			warm += g.Count
-		}
-	}
-	if warm == 0 {
-		return nil
-	}
-	return []action{{Surplus: warm}}
-}
-
-// planDrift replaces machines of older recipes and drains what is too much.
-func planDrift(want planConfig, have Snapshot, prospective, warm int) []action {
-	var out []action
-	budget := len(have.Drifted)
-	if want.KeepDrifted {
-		// Only from a full pool, and at most a tenth of it, so that warm
-		// machines never run out because of a replacement.
-		budget = min(budget, max(1, want.Min/driftBudget))
-		if prospective < want.Min || warm < prospective {
-			budget = 0
-		}
-	}
-	for i := range have.Drifted[:budget] {
-		out = append(out, action{Replace: &have.Drifted[i]})
-	}
-	if surplus := min(prospective-budget-want.Min, warm-budget); surplus > 0 && len(have.Waiting) == 0 {
-		out = append(out, action{Surplus: surplus})
+	out = append(out, planRefill(want, tallies, places)...)
+	for _, t := range tallies {
+		out = append(out, planFree(want, have, t, have.Gate.Reason == "" && !rests)...)
 	}
 	return out
+}
+
+// count sorts the free machines by flavour: the configured ones first, in
+// their order, then whatever else there is, as it comes. dying machines leave
+// their places soon.
+func count(want planConfig, have Snapshot) (out []*tally, dying int) {
+	out = make([]*tally, 0, len(want.Flavours)+1)
+	for _, f := range want.Flavours {
+		out = append(out, &tally{target: f, known: true, room: noBound})
+	}
+	of := func(tenant, variant string) *tally {
+		for _, t := range out {
+			if same(t.target.Tenant, tenant) && same(t.target.Variant, variant) {
+				return t
+			}
+		}
+		t := &tally{target: flavourTarget{Tenant: tenant, Variant: variant}}
+		out = append(out, t)
+		return t
+	}
+	for _, g := range have.Groups {
+		t := of(g.Tenant, g.Variant)
+		switch g.State {
+		case Creating, Booting:
+			t.making += g.Count
+		case Warm:
+			t.warm += g.Count
+		case Resuming:
+			t.waking += g.Count
+		case Hibernating:
+			t.disk += g.Count
+		case Hibernated:
+			t.disk += g.Count
+			t.hibernated += g.Count
+		case Destroying:
+			dying += g.Count
+		default:
+			// Failed machines cost money but are no prospect.
+		}
+	}
+	for _, f := range have.Flavours {
+		if f.Max >= 0 {
+			t := of(f.Tenant, f.Variant)
+			t.room = max(0, f.Max-f.Counted)
+		}
+	}
+	return out, dying
+}
+
+// same compares names of tenants or variants; none means the default.
+func same(a, b string) bool {
+	return a == b || (a == "" || a == DefaultFlavour) && (b == "" || b == DefaultFlavour)
+}
+
+// drain gives up every free machine.
+func drain(tallies []*tally) []action {
+	var out []action
+	for _, t := range tallies {
+		if n := t.warm + t.hibernated; n > 0 {
+			out = append(out, action{Tenant: t.target.Tenant, Variant: t.target.Variant, Surplus: n})
+		}
+	}
+	return out
+}
+
+// planWaiting gives the places to the waiting leases in order of arrival. It
+// returns what is left of them, and how many leases got none although their
+// flavour has room: one whose flavour has none waits for that and takes no
+// place.
+func planWaiting(have Snapshot, tallies []*tally, places int) (out []action, left, unserved int) {
+	for i := range have.Waiting {
+		l := &have.Waiting[i]
+		if c := slices.IndexFunc(l.Choices, func(c Choice) bool { return c.Pool == have.Pool }); c >= 0 {
+			t := slices.IndexFunc(tallies, func(t *tally) bool {
+				return same(t.target.Tenant, l.Choices[c].Tenant) && same(t.target.Variant, l.Choices[c].Variant)
+			})
+			if t >= 0 && tallies[t].known {
+				if tallies[t].room == 0 {
+					continue
+				}
+				tallies[t].room--
+			}
+		}
+		if places == 0 {
+			unserved++
+			continue
+		}
+		out = append(out, action{Cold: l})
+		places--
+	}
+	return out, places, unserved
+}
+
+// planEviction chooses free machines that give their places to leases that
+// wait at the limit and fit none of them, where they are missed least.
+func planEviction(tallies []*tally, n int) {
+	for ; n > 0; n-- {
+		var best *tally
+		for _, t := range tallies {
+			if t.warm+t.hibernated > t.evict && (best == nil || t.spare() > best.spare()) {
+				best = t
+			}
+		}
+		if best == nil {
+			return
+		}
+		best.evict++
+	}
+}
+
+func (t *tally) spare() int { return t.free() - t.target.Min - t.evict }
+
+// planRefill gives the places one by one to the flavour with the greatest
+// share of its target missing, so that what is scarce is shared fairly.
+func planRefill(want planConfig, tallies []*tally, places int) []action {
+	if want.Ramp >= 0 {
+		for _, t := range tallies {
+			want.Ramp -= t.making
+		}
+		places = min(places, max(0, want.Ramp))
+	}
+	n := len(want.Flavours)
+	var out []action
+	for ; places > 0; places-- {
+		var worst *tally
+		for i := range n {
+			t := tallies[(want.Turn+i)%n]
+			if t.missing() > 0 && t.room > t.refill && (worst == nil || t.shorter(worst)) {
+				worst = t
+			}
+		}
+		if worst == nil {
+			break
+		}
+		worst.refill++
+	}
+	for i := range n {
+		if t := tallies[(want.Turn+i)%n]; t.refill > 0 {
+			out = append(out, action{Tenant: t.target.Tenant, Variant: t.target.Variant, Refill: t.refill})
+		}
+	}
+	return out
+}
+
+func (t *tally) missing() int { return t.target.Min - t.free() - t.refill }
+
+// shorter says whether t misses a greater share of its target than o.
+func (t *tally) shorter(o *tally) bool {
+	return int64(t.missing())*int64(o.target.Min) > int64(o.missing())*int64(t.target.Min)
+}
+
+// planFree decides on a flavour's free machines: which are replaced or given
+// up, and of the others which are in memory and which on disk. ready says that
+// the pool can make machines in the place of old ones.
+func planFree(want planConfig, have Snapshot, t *tally, ready bool) []action {
+	var old []*Instance
+	for i := range have.Drifted {
+		if d := &have.Drifted[i]; same(d.Tenant, t.target.Tenant) && same(d.Variant, t.target.Variant) {
+			old = append(old, d)
+		}
+	}
+	old = old[:min(len(old), t.replaceable(want.KeepDrifted, ready))]
+	var out []action
+	for _, d := range old {
+		out = append(out, action{Replace: d})
+		if d.State == Hibernated {
+			t.hibernated--
+			t.disk--
+		} else {
+			t.warm--
+		}
+	}
+	a := action{Tenant: t.target.Tenant, Variant: t.target.Variant}
+	if len(have.Waiting) == 0 {
+		a.Surplus = t.free() - t.target.Min
+	}
+	a.Surplus = max(0, min(max(a.Surplus, t.evict), t.warm+t.hibernated))
+	if a.Surplus > 0 {
+		out = append(out, a)
+		asleep := min(a.Surplus, t.hibernated) // they go first
+		t.hibernated -= asleep
+		t.disk -= asleep
+		t.warm -= a.Surplus - asleep
+	}
+	return append(out, t.tier()...)
+}
+
+// replaceable is how many machines of older recipes may be destroyed now.
+func (t *tally) replaceable(keep, ready bool) int {
+	all := t.warm + t.hibernated
+	switch {
+	case t.target.Min == 0:
+		return all
+	case !ready:
+		return 0 // an old machine is better than none
+	case !keep:
+		return all
+	case t.free() < t.target.Min || !t.settled():
+		return 0
+	default:
+		// Only from a full flavour, and at most a tenth of it, so that free
+		// machines never run out because of a replacement.
+		return min(all, max(1, t.target.Min/driftBudget))
+	}
+}
+
+// tier moves free machines between memory and disk, toward the number that is
+// to be in memory and never past it, so that it comes to rest.
+func (t *tally) tier() []action {
+	if !t.known {
+		return nil
+	}
+	awake, running := t.warm+t.waking, t.running()
+	a := action{Tenant: t.target.Tenant, Variant: t.target.Variant}
+	switch {
+	case awake < running && t.hibernated > 0:
+		a.Wake = min(running-awake, t.hibernated)
+	case t.target.Hibernate:
+		a.Hibernate = max(0, min(awake-t.target.Restless-running, t.warm, tierBatch-(t.disk-t.hibernated)))
+	}
+	if a.Wake+a.Hibernate == 0 {
+		return nil
+	}
+	return []action{a}
+}
+
+// running is how many free machines of the flavour are to be in memory. What
+// sleeps although the flavour no longer hibernates is woken.
+func (t *tally) running() int {
+	if !t.target.Hibernate {
+		return t.target.Min
+	}
+	return min(t.target.Running, t.target.Min)
 }

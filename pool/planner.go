@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -28,7 +29,7 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) {
 	rt.nudge()
 	gap := time.NewTimer(0)
 	defer gap.Stop()
-	retry := time.NewTimer(plannerTick) // set to the end of a pool's pause
+	retry := time.NewTimer(plannerTick) // set to when something changes by itself
 	defer retry.Stop()
 	for {
 		select {
@@ -43,42 +44,87 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) {
 			return
 		case <-gap.C:
 		}
-		if err := m.planPool(ctx, rt); err != nil && ctx.Err() == nil {
+		next, err := m.planPool(ctx, rt)
+		if err != nil && ctx.Err() == nil {
 			m.log.Error("pool not planned", "pool", rt.cfg.Name, "err", err)
 		}
 		gap.Reset(plannerGap)
-		if pause := rt.backoff.wait(m.now()); pause > 0 {
-			retry.Reset(pause)
+		if !next.IsZero() {
+			retry.Reset(max(0, next.Sub(m.now())) + time.Millisecond)
 		}
 	}
 }
 
 // planPool makes one pass: read, decide, act. A failing action does not keep
-// the others from being tried.
-func (m *Manager) planPool(ctx context.Context, rt *runtime) error {
+// the others from being tried. next is when the plan changes although nothing
+// happens, zero if it does not.
+func (m *Manager) planPool(ctx context.Context, rt *runtime) (next time.Time, err error) {
+	_, version := rt.breaker.now()
 	snap, err := m.store.Snapshot(ctx, rt.cfg.Name, planWaiters, m.stamp())
 	if err != nil {
-		return err
+		return next, err
 	}
-	paused := rt.backoff.wait(m.now())
-	actions := plan(planConfig{
-		Min: rt.cfg.Min, Max: rt.cfg.Max, Retired: rt.retired, Recipe: rt.recipe,
-		KeepDrifted: m.keepDrifted, Paused: paused > 0,
-	}, snap)
-	var errs []error
-	for _, a := range actions {
-		switch {
-		case a.Cold != nil:
-			errs = append(errs, m.planCold(ctx, rt, *a.Cold))
-		case a.Refill > 0:
-			errs = append(errs, m.planRefill(ctx, rt, a.Refill))
-		case a.Replace != nil:
-			errs = append(errs, m.planReplace(ctx, *a.Replace))
-		case a.Surplus > 0:
-			errs = append(errs, m.planSurplus(ctx, rt, a.Surplus))
+	rt.breaker.adopt(snap.Gate, version)
+	errs := []error{m.guardCost(ctx, rt)}
+	errs = append(errs, m.saveGate(ctx, rt))
+	snap.Gate, _ = rt.breaker.now()
+	now := m.stamp()
+	want, next := m.planConfig(ctx, rt, snap, now)
+	for _, a := range plan(want, snap, now) {
+		err := m.act(ctx, rt, a)
+		if closed, ok := errors.AsType[*ClosedError](err); ok {
+			// The store keeps the bound; the planner only comes back for it.
+			next = sooner(next, closed.Gate.Until, now)
+			err = nil
 		}
+		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return next, errors.Join(errs...)
+}
+
+// planConfig is what is wanted of a pool now, and when that changes by itself.
+func (m *Manager) planConfig(ctx context.Context, rt *runtime, snap Snapshot, now time.Time) (want planConfig, next time.Time) {
+	mins, next := targets(rt.cfg, rt.flavours, snap.Override, now)
+	want = planConfig{
+		Max: rt.cfg.Max, Retired: rt.retired, KeepDrifted: m.keepDrifted, Turn: rt.turn, Ramp: rt.ramp.limit(),
+	}
+	restless := m.restless(ctx, rt, now)
+	for i, f := range rt.flavours {
+		want.Flavours = append(want.Flavours, flavourTarget{
+			Tenant: f.tenant.id, Variant: f.ID, Min: mins[i],
+			Hibernate: f.hibernates(), Running: rt.cfg.Running, Restless: restless[f],
+		})
+	}
+	next = sooner(next, snap.Gate.Until, now)
+	return want, sooner(next, snap.Gate.refillAfter(), now)
+}
+
+// sooner is the earlier of two times after now; a zero one is never.
+func sooner(a, b, now time.Time) time.Time {
+	if !b.After(now) || (!a.IsZero() && a.Before(b)) {
+		return a
+	}
+	return b
+}
+
+// act does one action of a plan.
+func (m *Manager) act(ctx context.Context, rt *runtime, a action) error {
+	switch {
+	case a.Cold != nil:
+		return m.planCold(ctx, rt, *a.Cold)
+	case a.Replace != nil:
+		return m.planReplace(ctx, *a.Replace)
+	case a.Refill > 0:
+		return m.planMore(ctx, rt, a)
+	case a.Surplus > 0:
+		return m.planSurplus(ctx, rt, a)
+	case a.Wake > 0:
+		return m.planWake(ctx, rt, a)
+	case a.Hibernate > 0:
+		return m.planHibernate(ctx, rt, a)
+	default:
+		return nil
+	}
 }
 
 func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
@@ -99,12 +145,18 @@ func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
 	}
 }
 
-func (m *Manager) planRefill(ctx context.Context, rt *runtime, n int) error {
+// planMore writes the intents of a flavour's refill.
+func (m *Manager) planMore(ctx context.Context, rt *runtime, a action) error {
+	at := slices.IndexFunc(rt.flavours, func(f *flavour) bool { return same(f.tenant.id, a.Tenant) && same(f.ID, a.Variant) })
+	if at < 0 {
+		return nil
+	}
+	rt.turn = (at + 1) % len(rt.flavours)
 	var g errgroup.Group
 	g.SetLimit(refillBatch)
-	for range n {
+	for range a.Refill {
 		g.Go(func() error {
-			inst, err := m.refill(ctx, rt)
+			inst, err := m.refill(ctx, rt, rt.flavours[at])
 			if errors.Is(err, ErrLimit) || errors.Is(err, ErrRetired) {
 				return nil
 			}
@@ -122,20 +174,42 @@ func (m *Manager) planReplace(ctx context.Context, inst Instance) error {
 	return m.dispatchCondemned(next, err)
 }
 
-func (m *Manager) planSurplus(ctx context.Context, rt *runtime, n int) error {
-	// Rare (the pool's size was lowered, or a request left its machine), so a
-	// listing is fine here; no request waits for it.
-	warm, err := m.store.Instances(ctx, InstanceQuery{Pool: rt.cfg.Name, States: []InstanceState{Warm}})
+// planSurplus destroys free machines of a flavour: those on disk first, and
+// the oldest first.
+func (m *Manager) planSurplus(ctx context.Context, rt *runtime, a action) error {
+	free, err := m.freeMachines(ctx, rt, a, Hibernated, Warm)
 	if err != nil {
 		return err
 	}
-	slices.Reverse(warm) // newest first becomes oldest first
+	slices.SortStableFunc(free, func(x, y Instance) int {
+		return cmp.Or(-cmp.Compare(asleep(x), asleep(y)), x.Created.Compare(y.Created))
+	})
 	var errs []error
-	for _, inst := range warm[:min(n, len(warm))] {
-		next, err := m.condemn(ctx, inst, evidence{Why: ReasonSurplus}, "more warm machines than the pool wants")
+	for _, inst := range free[:min(a.Surplus, len(free))] {
+		next, err := m.condemn(ctx, inst, evidence{Why: ReasonSurplus}, "more free machines than the pool wants, or than its limit has room for beside waiting requests")
 		errs = append(errs, m.dispatchCondemned(next, err))
 	}
 	return errors.Join(errs...)
+}
+
+func asleep(i Instance) int {
+	if i.State == Hibernated {
+		return 1
+	}
+	return 0
+}
+
+// freeMachines lists a flavour's machines in the given states that no operator
+// holds, newest first. That is rare (a pool's size was lowered, a tier is
+// filled), and no request waits for it.
+func (m *Manager) freeMachines(ctx context.Context, rt *runtime, a action, states ...InstanceState) ([]Instance, error) {
+	all, err := m.store.Instances(ctx, InstanceQuery{Pool: rt.cfg.Name, States: states})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(i Instance) bool {
+		return i.Held || !same(i.Tenant, a.Tenant) || !same(i.Variant, a.Variant)
+	}), nil
 }
 
 func (m *Manager) dispatchCondemned(next *Instance, err error) error {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 )
 
 // Owns implements Service.
@@ -44,12 +46,16 @@ func (m *Manager) Pending(ctx context.Context) []string {
 			out = append(out, "pool "+name+": which replica holds it is not known yet")
 			continue
 		}
-		v, ok := m.pinged.Load(name)
-		switch {
-		case !ok:
-			out = append(out, "pool "+name+": its driver has not answered yet")
-		case v != "":
-			out = append(out, fmt.Sprintf("pool %s: %s", name, v))
+		tenants := m.pools[name].tenants
+		for _, id := range slices.Sorted(maps.Keys(tenants)) {
+			label := tenants[id].label()
+			v, ok := m.pinged.Load(label)
+			switch {
+			case !ok:
+				out = append(out, "pool "+label+": its driver has not answered yet")
+			case v != "":
+				out = append(out, fmt.Sprintf("pool %s: %s", label, v))
+			}
 		}
 	}
 	return out
@@ -100,17 +106,36 @@ func (m *Manager) PoolStatus(ctx context.Context) ([]PoolStatus, error) {
 		st.Waiting = len(snap.Waiting)
 		if rt := m.pools[row.Name]; rt != nil {
 			st.Default = rt.cfg.Default
-			if v, ok := m.pinged.Load(row.Name); ok && v != "" {
-				st.Problem = fmt.Sprint(v)
-			} else if d := rt.backoff.wait(m.now()); d > 0 {
-				st.Problem = "machines could not be made lately; the next try is in " + d.Round(1e9).String()
-			}
+			st.SpentHours = rt.cost.hours()
+			st.Problem = m.problem(rt, row)
 		} else if row.Retired && row.Counted > 0 {
 			st.Problem = "the pool has left the pool file and its driver could not be opened; its machines are left alone"
 		}
 		out = append(out, st)
 	}
 	return out, nil
+}
+
+// problem says why a pool is not as it should be, "" if it is.
+func (m *Manager) problem(rt *runtime, row PoolRow) string {
+	now := m.stamp()
+	switch {
+	case row.Override.Stopped:
+		return row.Override.String()
+	case row.Gate.Closed(now):
+		return (&ClosedError{Pool: row.Name, Gate: row.Gate}).Error()
+	case row.Gate.Reason == GateBreaker:
+		return "one machine is tried after failures: " + row.Gate.Detail
+	}
+	for _, id := range slices.Sorted(maps.Keys(rt.tenants)) {
+		if v, ok := m.pinged.Load(rt.tenants[id].label()); ok && v != "" {
+			return fmt.Sprint(v)
+		}
+	}
+	if after := row.Gate.refillAfter(); now.Before(after) {
+		return "machines could not be made lately, refill goes on at " + after.Format(time.RFC3339) + ": " + row.Gate.Detail
+	}
+	return ""
 }
 
 // Instances implements Service.

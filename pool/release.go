@@ -43,17 +43,19 @@ func (m *Manager) destroyUnknown(ctx context.Context, r DestroyRequest) error {
 	if rt == nil {
 		return fmt.Errorf("destroy %s: %w: its pool %q is neither configured nor remembered here", r.Lease, ErrForeign, r.Known.Pool)
 	}
-	l, err := m.list(ctx, m.scopes[rt.scope])
-	if err != nil {
-		return fmt.Errorf("destroy %s: %w", r.Lease, err)
-	}
-	for _, mach := range l.Instances {
-		if mach.Name == r.Known.Name || (mach.ID != "" && mach.ID == r.Known.ID) {
-			return fmt.Errorf("destroy %s: %w: machine %s exists, but this store has no lease for it; taking it over from instance_info alone", r.Lease, ErrNotYet, mach.Name)
+	for _, scope := range rt.scopes() {
+		l, err := m.list(ctx, m.scopes[scope])
+		if err != nil {
+			return fmt.Errorf("destroy %s: %w", r.Lease, err)
 		}
-	}
-	if !l.Complete {
-		return fmt.Errorf("destroy %s: %w: the cloud could not be listed completely", r.Lease, ErrUnavailable)
+		for _, mach := range l.Instances {
+			if mach.Name == r.Known.Name || (mach.ID != "" && mach.ID == r.Known.ID) {
+				return fmt.Errorf("destroy %s: %w: machine %s exists, but this store has no lease for it; taking it over from instance_info alone", r.Lease, ErrNotYet, mach.Name)
+			}
+		}
+		if !l.Complete {
+			return fmt.Errorf("destroy %s: %w: the cloud could not be listed completely", r.Lease, ErrUnavailable)
+		}
 	}
 	return nil
 }

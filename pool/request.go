@@ -151,6 +151,9 @@ type PoolStatus struct {
 	// since when the one that has waited longest is to go.
 	Failing      int
 	FailingSince time.Time
+	// SpentHours are the machine-hours of this UTC day, measured once a minute
+	// by the process that plans the pool; 0 elsewhere.
+	SpentHours float64
 	// Problem says why the pool is not as it should be, "" if it is.
 	Problem string
 }

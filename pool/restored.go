@@ -205,16 +205,16 @@ func (m *Manager) askHeld(ctx context.Context, inst Instance) (Health, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.t.Hot)
 	defer cancel()
-	if rt.client.CanPause() {
-		if err := rt.client.Unpause(ctx, inst.Ref()); err != nil {
+	if rt.driver(inst).CanPause() {
+		if err := rt.driver(inst).Unpause(ctx, inst.Ref()); err != nil {
 			return Health{}, err
 		}
 	}
 	h, err := m.agent.Health(ctx, inst.Target())
-	if err != nil || h.Used != UsedNever || !rt.client.CanPause() {
+	if err != nil || h.Used != UsedNever || !rt.driver(inst).CanPause() {
 		return h, err // what may be somebody's goes on running
 	}
-	return h, rt.client.Pause(ctx, inst.Ref())
+	return h, rt.driver(inst).Pause(ctx, inst.Ref())
 }
 
 // unhold lets a machine go: who waits for one like it has it at once.

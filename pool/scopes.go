@@ -1,9 +1,12 @@
 package pool
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -32,43 +35,69 @@ func (m *Manager) openRetired(row PoolRow) {
 }
 
 func retiredConfig(row PoolRow) PoolConfig {
-	return PoolConfig{
+	spec, tenants := specsOf(row.LastSpec)
+	p := PoolConfig{
 		Name: row.Name, Driver: row.Driver, Platform: row.Platform, Max: row.Max,
-		Wait: DefaultWait, SpecJSON: row.LastSpec,
+		Wait: DefaultWait, SpecJSON: spec,
 	}
+	for _, id := range slices.Sorted(maps.Keys(tenants)) {
+		p.Tenants = append(p.Tenants, TenantConfig{ID: id, Max: -1, SpecJSON: tenants[id]})
+	}
+	return p
 }
 
 // formerMark is between a pool's name and its former scope's hash.
 const formerMark = "@was-"
 
-// openFormer finds pools that have moved to another account since the store
-// was written: their machines in the old one can only be reached with the old
-// spec. It opens that as a retired pool of a name of its own, which is written
-// like the others, so that the next starts find it too.
+// openFormer finds pools, and tenants of pools, that have moved to another
+// account or left since the store was written: their machines in the old one
+// can only be reached with the old spec. It opens that as a retired pool of a
+// name of its own, which is written like the others, so that the next starts
+// find it too.
 func (m *Manager) openFormer(before []PoolRow) {
 	for _, row := range before {
 		rt := m.pools[row.Name]
-		if rt == nil || row.Scope == "" || m.scopes[row.Scope] != nil {
+		if rt == nil {
 			continue
 		}
-		hash := sha256.Sum256([]byte(row.Scope))
-		former := row
-		former.Name, former.Min, former.Max = row.Name+formerMark+hex.EncodeToString(hash[:4]), 0, 0
-		opened, err := m.open(retiredConfig(former))
-		if err == nil && opened.Client.Scope() != row.Scope {
-			// Not the spec has changed but what stands around it.
-			err = fmt.Errorf("its last spec opens %s now: the credentials, the project or the data directory are others than they were", opened.Client.Scope())
+		spec, tenants := specsOf(row.LastSpec)
+		if row.Scope != "" && m.scopes[row.Scope] == nil {
+			m.openAccount(row, spec, row.Scope)
 		}
-		if err != nil {
-			m.unopened = append(m.unopened, UnopenedScope{Scope: row.Scope, Pool: row.Name, Machines: row.Counted, Problem: err.Error()})
-			m.log.Error("the account a pool was in before cannot be opened, its machines there are not touched",
-				"pool", row.Name, "scope", row.Scope, "now", rt.scope, "err", err)
-			continue
+		for _, id := range slices.Sorted(maps.Keys(tenants)) {
+			if tn := rt.tenants[id]; tn == nil || !bytes.Equal(tn.cfg.SpecJSON, tenants[id]) {
+				m.openAccount(row, tenants[id], "")
+			}
 		}
-		m.log.Info("the pool has moved to another account; its machines in the old one are looked after until they are gone",
-			"pool", row.Name, "scope", row.Scope, "now", rt.scope)
-		m.register(retiredConfig(former), opened, true)
 	}
+}
+
+// openAccount opens a former account of a pool, with the spec it had there,
+// unless another pool is in it. scope is the account's, "" if it is not known.
+func (m *Manager) openAccount(row PoolRow, spec json.RawMessage, scope string) {
+	former := row
+	former.LastSpec, former.Min, former.Max = spec, 0, 0
+	opened, err := m.open(retiredConfig(former))
+	if err == nil && scope == "" {
+		scope = opened.Client.Scope()
+		if m.scopes[scope] != nil {
+			return
+		}
+	}
+	if err == nil && opened.Client.Scope() != scope {
+		// Not the spec has changed but what stands around it.
+		err = fmt.Errorf("its last spec opens %s now: the credentials, the project or the data directory are others than they were", opened.Client.Scope())
+	}
+	if err != nil {
+		m.unopened = append(m.unopened, UnopenedScope{Scope: scope, Pool: row.Name, Machines: row.Counted, Problem: err.Error()})
+		m.log.Error("an account that a pool was in before cannot be opened, its machines there are not touched",
+			"pool", row.Name, "scope", scope, "err", err)
+		return
+	}
+	m.log.Info("a pool has left an account; its machines there are looked after until they are gone", "pool", row.Name, "scope", scope)
+	hash := sha256.Sum256([]byte(scope))
+	former.Name = row.Name + formerMark + hex.EncodeToString(hash[:4])
+	m.register(retiredConfig(former), opened, nil, true)
 }
 
 // runtimeOf is the pool through which an instance is reached: its own, or if
@@ -76,11 +105,11 @@ func (m *Manager) openFormer(before []PoolRow) {
 // the instance was made in; nil if there is none. Asking the wrong account
 // would be answered "no such machine", and lose it.
 func (m *Manager) runtimeOf(inst Instance) *runtime {
-	if rt := m.pools[inst.Pool]; rt != nil && (inst.Scope == "" || rt.scope == inst.Scope) {
+	if rt := m.pools[inst.Pool]; rt != nil && rt.tenancyOf(inst) != nil {
 		return rt
 	}
 	if sc := m.scopes[inst.Scope]; sc != nil {
-		return sc.pools[0]
+		return sc.tenants[0].rt
 	}
 	return nil
 }

@@ -251,10 +251,7 @@ func (s *setup) arrive(ctx context.Context) (Grant, error) {
 			wait = max(wait, m.pools[c.Pool].cfg.Wait)
 		}
 	}
-	need := s.r.Want.Life
-	if need <= 0 {
-		need = m.t.BusyAge
-	}
+	need := m.needs(s.r.Want, choices)
 	budget := m.startBudget()
 	g, err := m.store.Arrive(ctx, Arrival{
 		ID: s.r.ID, Kind: s.r.Kind, Want: s.r.Want, Choices: choices,
@@ -273,6 +270,19 @@ func (s *setup) arrive(ctx context.Context) (Grant, error) {
 		m.hub.notify(leaseKey(s.r.ID)) // it follows from here on
 	}
 	return g, nil
+}
+
+// needs is how much life a machine must have left for a lease: what it asked
+// for, else the longest busy age of its pools.
+func (m *Manager) needs(w Want, choices []Choice) time.Duration {
+	if w.Life > 0 {
+		return w.Life
+	}
+	var most time.Duration
+	for _, c := range choices {
+		most = max(most, m.busyAgeOf(c.Pool))
+	}
+	return most
 }
 
 // startBudget is how long a starting lease may take before the worker ends it:
@@ -306,28 +316,16 @@ func (m *Manager) choices(r SetupRequest) ([]Choice, []Cause) {
 			no(name, "unknown_pool", "could not find pool: "+name)
 		case rt.retired:
 			no(name, "retired", "the pool has left the pool file and makes no new machines")
-		case r.Want.Nested && !rt.opened.Nested:
-			no(name, "unfit", "the pool has no nested virtualisation")
-		case r.Want.GPU && !rt.opened.GPU:
-			no(name, "unfit", "the pool has no GPU")
-		case r.Kind == Gitspace && !rt.client.CanHibernate():
-			no(name, "unfit", "the pool cannot run gitspaces: its driver "+rt.cfg.Driver+" cannot suspend machines")
 		default:
-			c := Choice{Pool: name, Shape: rt.shapeFor(r.Want)}
-			if rt.opened.Zones {
-				c.Zone = r.Want.Zone
+			c, err := rt.choose(r.Kind, r.Want)
+			if err != nil {
+				no(name, "unfit", err.Error())
+				continue
 			}
 			out = append(out, c)
 		}
 	}
 	return out, causes
-}
-
-// shapeFor is what a request must be given in this pool.
-func (rt *runtime) shapeFor(w Want) string {
-	return ShapeOf(cmp.Or(w.Tenant, "default"), "default",
-		cmp.Or(w.Image, rt.cfg.Image), cmp.Or(w.MachineType, rt.cfg.MachineType),
-		cmp.Or(w.DiskGiB, rt.cfg.DiskGiB), w.Nested, w.GPU)
 }
 
 // wait makes the lease a machine of its own if a pool has room, and else waits
@@ -449,6 +447,7 @@ func (s *setup) takeBack(ctx context.Context) error {
 // coldStart asks each pool in turn for a machine of the lease's own.
 func (s *setup) coldStart(ctx context.Context) error {
 	m := s.m
+	capped := len(s.lease.Choices) > 0
 	for _, c := range s.lease.Choices {
 		if m.pools[c.Pool] == nil {
 			continue
@@ -461,13 +460,21 @@ func (s *setup) coldStart(ctx context.Context) error {
 			s.inst = &inst
 			m.work.launch(m, inst)
 			return nil
-		case errors.Is(err, ErrLimit), errors.Is(err, ErrRetired):
+		case errors.Is(err, ErrLimit), errors.Is(err, ErrClosed), errors.Is(err, ErrRetired):
+			closed, ok := errors.AsType[*ClosedError](err)
+			capped = capped && ok && closed.Gate.Reason == GateCost
+			// At the limit a free machine of another kind may go for it.
+			m.pools[c.Pool].kick()
 			continue
 		case errors.Is(err, ErrConflict):
 			return s.reread(ctx) // it was given something, or ended, meanwhile
 		default:
 			return fmt.Errorf("setup %s: pool %s: %w", s.lease.ID, c.Pool, err)
 		}
+	}
+	if capped {
+		// Until midnight is longer than anybody waits.
+		return s.giveUp(ctx)
 	}
 	return s.reread(ctx)
 }
@@ -491,7 +498,7 @@ func (s *setup) giveUp(ctx context.Context) error {
 	for _, c := range s.lease.Choices {
 		s.first = append(s.first, Cause{
 			Pool: c.Pool, Phase: "claim", Kind: "limit",
-			Message: fmt.Sprintf("no machine became free in %s: %s", waited, cmp.Or(s.m.limitText(ctx, c.Pool), s.lease.Detail)),
+			Message: fmt.Sprintf("no machine became free in %s: %s", waited, cmp.Or(s.m.waitText(ctx, c.Pool), s.lease.Detail)),
 		})
 	}
 	if err := s.end(ctx, Cause{}, "wait_timeout", "waited "+waited.String()); err != nil && !errors.Is(err, ErrConflict) {
@@ -510,13 +517,20 @@ func (s *setup) giveUp(ctx context.Context) error {
 	}
 }
 
-// limitText says how full a pool is, for people.
-func (m *Manager) limitText(ctx context.Context, pool string) string {
-	snap, err := m.store.Snapshot(ctx, pool, 1, m.stamp())
-	if err != nil {
+// waitText says why a pool gives no machine now, for people.
+func (m *Manager) waitText(ctx context.Context, pool string) string {
+	now := m.stamp()
+	snap, err := m.store.Snapshot(ctx, pool, 1, now)
+	switch o := snap.Override; {
+	case err != nil:
 		return ""
+	case o.Stopped:
+		return (&ClosedError{Pool: pool, Gate: Gate{Reason: ClosedStopped, Detail: o.Why, Since: o.Since}}).Error()
+	case snap.Gate.Closed(now):
+		return (&ClosedError{Pool: pool, Gate: snap.Gate}).Error()
+	default:
+		return (&LimitError{Pool: pool, Counted: snap.Counted, Max: snap.Max}).Error()
 	}
-	return (&LimitError{Pool: pool, Counted: snap.Counted, Max: snap.Max}).Error()
 }
 
 // end ends the lease while nobody has been answered, and its machine with it.

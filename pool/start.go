@@ -93,7 +93,7 @@ func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, 
 		}
 		// A warm machine that turns out dead is not the request's fault: it
 		// takes another once. A refusal by the agent is.
-		err := m.failLease(ctx, s.lease, inst, cause, cause.Kind == reasonUsed || (!inst.Cold && phase == "health"))
+		err := m.failLease(ctx, s.lease, inst, cause, cause.Kind == reasonUsed || (!inst.Cold && phase == "health"), time.Time{})
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return SetupResult{}, false, err
 		}
@@ -134,7 +134,7 @@ func (m *Manager) busyDue(l Lease, now time.Time) time.Time {
 	if l.Kind == Gitspace {
 		return now.Add(farFuture)
 	}
-	return l.Arrived.Add(m.t.BusyAge)
+	return l.Arrived.Add(m.busyAgeOf(l.Pool))
 }
 
 // farFuture is "not by itself", where a due time must be there.
@@ -150,9 +150,10 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	begun := m.now()
 	health, cancel := context.WithTimeout(ctx, m.healthBudget(inst))
 	defer cancel()
-	if rt.client.CanPause() {
+	client := rt.driver(inst)
+	if client.CanPause() {
 		// The answer comes from the agent itself, so it is the health check.
-		if err := rt.client.Unpause(health, inst.Ref()); err != nil {
+		if err := client.Unpause(health, inst.Ref()); err != nil {
 			return "health", err
 		}
 	} else if _, err := m.awaitHealth(health, inst, m.stillHeld(ctx, inst)); err != nil {
@@ -300,8 +301,9 @@ const causeDied = "machine_died"
 // answered. With choices left it waits again, at its old place; with none it
 // ends with all its causes. retry lets the pool be tried once more; a machine
 // that certainly died, or is somebody else's, is no mark against its pool and
-// costs no try, since it is out of the pool with that.
-func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause Cause, retry bool) error {
+// costs no try, since it is out of the pool with that. With keep set the
+// machine stays until then, for inspection; else it is destroyed.
+func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause Cause, retry bool, keep time.Time) error {
 	before := 0
 	for _, c := range l.Causes {
 		if c.Pool == inst.Pool && c.Kind != causeDied && c.Kind != reasonUsed {
@@ -318,7 +320,11 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 		At: now, Pool: inst.Pool, Instance: inst.ID, Lease: l.ID, Generation: l.Generation,
 		Reason: "machine_failed", Message: cause.String(),
 	}
-	if len(left) == 0 {
+	last := len(left) == 0
+	if last && !keep.IsZero() {
+		// The end of a lease destroys its machine: it is taken off first.
+		left = l.Choices
+	} else if last {
 		// Naming the machine keeps a lease that is on another by now from being
 		// ended for this one's failure.
 		_, err := m.endLease(ctx, Ending{
@@ -327,16 +333,26 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 		})
 		return err
 	}
-	need := cmp.Or(l.Want.Life, m.t.BusyAge)
+	need := m.needs(l.Want, left)
 	// Its setup, woken below, tries what is left in the request's order.
 	_, err := m.store.Requeue(ctx, Requeue{
 		Lease: l.Key(), Instance: inst.ID, Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
-		Keep:        cause.Kind == reasonUsed,
-		InstanceDue: now, NeedUntil: now.Add(need),
+		Keep:        cause.Kind == reasonUsed || !keep.IsZero(),
+		InstanceDue: maxTime(now, keep), NeedUntil: now.Add(need),
 		Due: l.WaitUntil.Add(m.t.Grace), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
 	})
 	if err != nil {
 		return fmt.Errorf("take %s off %s: %w", l.ID, inst.Name, err)
+	}
+	if last {
+		// Given another machine at that moment it goes on, which is no harm.
+		_, err := m.endLease(ctx, Ending{
+			Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseWaiting},
+			Reason: "setup_failed", Detail: cause.String(), Now: now,
+		})
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return err
+		}
 	}
 	m.hub.notify(leaseKey(l.ID))
 	if broken, err := m.store.Instance(ctx, inst.ID); err == nil {
@@ -346,6 +362,13 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 		rt.kick()
 	}
 	return nil
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // endLease ends a lease in the store and sends its machine to the worker.
@@ -387,13 +410,13 @@ const (
 // none to be had soon.
 func (m *Manager) consoleTail(ctx context.Context, inst Instance) string {
 	rt := m.runtimeOf(inst)
-	if rt == nil || !rt.client.CanReadConsole() {
+	if rt == nil || !rt.driver(inst).CanReadConsole() {
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()
 	var b bytes.Buffer
-	if err := rt.client.Console(ctx, inst.Ref(), &b, consoleRead); err != nil {
+	if err := rt.driver(inst).Console(ctx, inst.Ref(), &b, consoleRead); err != nil {
 		return ""
 	}
 	text := strings.Join(strings.Fields(strings.ToValidUTF8(b.String(), "")), " ")

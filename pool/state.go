@@ -110,7 +110,7 @@ func (s InstanceState) Costs() bool { return s != Gone }
 // the warm target: it is warm, or will be if nothing fails.
 func (s InstanceState) Prospective() bool {
 	switch s {
-	case Creating, Booting, Warm, Hibernating, Hibernated:
+	case Creating, Booting, Warm, Hibernating, Hibernated, Resuming:
 		return true
 	default:
 		return false

@@ -16,8 +16,9 @@ import (
 type scope struct {
 	key   string
 	local bool
-	pools []*runtime
-	kicks chan struct{}
+	// tenants are those whose machines it lists; their drivers see the same.
+	tenants []*tenancy
+	kicks   chan struct{}
 
 	mu     sync.Mutex
 	next   *reading      // asked for, not begun
@@ -78,9 +79,11 @@ func newScope(key string, local bool) *scope {
 
 // names are the scope's pools in order.
 func (sc *scope) names() []string {
-	names := make([]string, len(sc.pools))
-	for i, rt := range sc.pools {
-		names[i] = rt.cfg.Name
+	var names []string
+	for _, tn := range sc.tenants {
+		if !slices.Contains(names, tn.cfg.Name) {
+			names = append(names, tn.cfg.Name)
+		}
 	}
 	return names
 }
@@ -143,7 +146,7 @@ func (m *Manager) runLister(ctx context.Context, sc *scope) error {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, listTimeout)
-		l, err := sc.pools[0].client.List(call, drivers.Query{})
+		l, err := sc.tenants[0].client.List(call, drivers.Query{})
 		cancel()
 		r.err = err
 		r.Listing = l
@@ -211,20 +214,20 @@ func (m *Manager) tellSwept(sc *scope, err error) {
 
 // ping asks each pool's driver until it has answered once.
 func (m *Manager) ping(ctx context.Context, sc *scope) {
-	for _, rt := range sc.pools {
-		if v, ok := m.pinged.Load(rt.cfg.Name); ok && v == "" {
+	for _, tn := range sc.tenants {
+		if v, ok := m.pinged.Load(tn.label()); ok && v == "" {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, listTimeout)
-		err := rt.client.Ping(call)
+		err := tn.client.Ping(call)
 		cancel()
 		if err == nil {
-			m.pinged.Store(rt.cfg.Name, "")
+			m.pinged.Store(tn.label(), "")
 			continue
 		}
 		if ctx.Err() == nil {
-			if _, told := m.pinged.Swap(rt.cfg.Name, err.Error()); !told {
-				m.log.Error("driver does not answer", "pool", rt.cfg.Name, "driver", rt.cfg.Driver, "err", err)
+			if _, told := m.pinged.Swap(tn.label(), err.Error()); !told {
+				m.log.Error("driver does not answer", "pool", tn.label(), "driver", tn.cfg.Driver, "err", err)
 			}
 		}
 	}
@@ -233,7 +236,7 @@ func (m *Manager) ping(ctx context.Context, sc *scope) {
 // sweep is one comparison of a scope: rows without machines, machines that
 // died, machines without rows.
 func (m *Manager) sweep(ctx context.Context, sc *scope) error {
-	if !slices.ContainsFunc(sc.pools, func(rt *runtime) bool { return rt.tenured() != nil }) {
+	if !slices.ContainsFunc(sc.tenants, func(t *tenancy) bool { return t.rt.tenured() != nil }) {
 		clear(sc.strangers)
 		clear(sc.missing)
 		m.counters.orphans(sc.key, nil)
@@ -321,7 +324,7 @@ func (m *Manager) died(ctx context.Context, row Instance, cause error) {
 		if err = lerr; err == nil && lease != nil {
 			err = m.failLease(ctx, *lease, row, Cause{
 				Pool: row.Pool, Instance: row.ID, Phase: "health", Kind: causeDied, Message: cause.Error(), Console: console,
-			}, !row.Cold)
+			}, !row.Cold, time.Time{})
 		}
 	default:
 		_, err = m.store.Lose(ctx, LeaseKey{ID: row.LeaseID, Generation: row.LeaseGeneration}, row.ID,

@@ -274,11 +274,14 @@ func (m *Manager) takeOver(tn *tenure) error {
 // any more.
 func (m *Manager) serve(ctx context.Context, tn *tenure) {
 	rt := tn.rt
+	// What is known of the pool from an earlier tenure may be out of date.
+	rt.breaker.forget()
+	rt.ramp.begin()
 	rt.tenure.Store(tn)
 	rt.known.Store(true)
 	tn.spawn(func(ctx context.Context) { m.runPlanner(ctx, rt) })
 	m.work.remind(m.now())
-	m.scopes[rt.scope].kick()
+	m.kickScopes(rt)
 	m.renew(ctx, tn)
 	tn.end(errStopping)
 	rt.tenure.Store(nil)
@@ -365,8 +368,16 @@ func (m *Manager) compareConfig(ctx context.Context, rt *runtime, holder string)
 
 // row is the pool as this process would configure it.
 func (rt *runtime) row() PoolRow {
-	return PoolRow{
-		Name: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: rt.scope, Min: rt.cfg.Min, Max: rt.cfg.Max,
-		SpecHash: rt.recipe, LastSpec: rt.cfg.SpecJSON, Platform: rt.cfg.Platform, Retired: rt.retired,
+	row := PoolRow{
+		Name: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: rt.home().scope, Min: rt.cfg.Min, Max: rt.cfg.Max,
+		SpecHash: rt.flavours[0].recipe, LastSpec: lastSpec(rt.cfg), Platform: rt.cfg.Platform, Retired: rt.retired,
+		PerMinute: rt.cfg.Guards.PerMinute,
 	}
+	for _, f := range rt.flavours {
+		row.Recipes = append(row.Recipes, f.recipe)
+		if f.Max >= 0 {
+			row.Flavours = append(row.Flavours, FlavourRow{Tenant: f.tenant.id, Variant: f.ID, Max: f.Max})
+		}
+	}
+	return row
 }

@@ -275,7 +275,7 @@ func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) err
 	}
 	may, why := mayDestroy(&inst, evidence{
 		Why: ReasonBusyAge, Lease: &l, RunningSteps: running, ClockSuspicious: m.distrustsClock(),
-		BusyAge: m.t.BusyAge, Idle: m.t.Idle,
+		BusyAge: m.busyAgeOf(l.Pool), Idle: m.t.Idle,
 	}, now)
 	if !may {
 		m.log.Debug("build past its busy age goes on", "lease", l.ID, "why", why)
@@ -283,7 +283,7 @@ func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) err
 	}
 	_, err = m.endLease(ctx, Ending{
 		Lease: l.Key(), Kind: l.Kind, States: []LeaseState{LeaseActive}, Reason: string(ReasonBusyAge),
-		Detail: fmt.Sprintf("older than %s, no step runs and no call came for %s", m.t.BusyAge, m.t.Idle), Now: now,
+		Detail: fmt.Sprintf("older than %s, no step runs and no call came for %s", m.busyAgeOf(l.Pool), m.t.Idle), Now: now,
 		Events: []Event{{
 			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: l.ID, Generation: l.Generation,
 			Reason: string(ReasonBusyAge), Message: "the lease was ended because of its age",
@@ -306,10 +306,12 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 			next, err = m.resume(ctx, rt, inst)
 		case Suspending:
 			next, err = m.suspend(ctx, rt, inst)
+		case Hibernating:
+			next, err = m.hibernate(ctx, rt, inst)
 		case Destroying:
 			next, err = m.destroy(ctx, rt, inst)
 		case Warm, Hibernated:
-			next, err = m.retire(ctx, inst)
+			next, err = m.retire(ctx, rt, inst)
 		case Failed:
 			next, err = m.bury(ctx, inst)
 		default:
@@ -397,28 +399,37 @@ func take(ctx context.Context, slots chan struct{}) (release func(), waited bool
 }
 
 // retire ends a warm machine whose time is over.
-func (m *Manager) retire(ctx context.Context, inst Instance) (*Instance, error) {
-	now := m.stamp()
+func (m *Manager) retire(ctx context.Context, rt *runtime, inst Instance) (*Instance, error) {
+	now, age := m.stamp(), m.freeAge(rt)
 	if now.Before(inst.Due) {
 		return nil, nil
 	}
 	if inst.Held {
 		return nil, m.lookAtHeld(ctx, inst)
 	}
-	if !expired(inst, m.t.FreeAge, now) {
+	if !expired(inst, age, now) {
 		return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
 			Due: m.warmDue(inst, now), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
 		})
 	}
-	return m.condemn(ctx, inst, evidence{Why: ReasonExpired, FreeAge: m.t.FreeAge}, "older than the free age of "+m.t.FreeAge.String())
+	return m.condemn(ctx, inst, evidence{Why: ReasonExpired, FreeAge: age}, "older than the free age of "+age.String())
 }
 
+// warmDue is when a free machine has reached its age, or its own deadline.
 func (m *Manager) warmDue(inst Instance, now time.Time) time.Time {
+	age := m.t.FreeAge
+	if rt := m.pools[inst.Pool]; rt != nil {
+		age = m.freeAge(rt)
+	}
 	warmed := inst.Warmed
 	if warmed.IsZero() {
 		warmed = now
 	}
-	return warmed.Add(m.t.FreeAge)
+	due := warmed.Add(age)
+	if !inst.Deadline.IsZero() && inst.Deadline.Before(due) {
+		return inst.Deadline
+	}
+	return due
 }
 
 // condemn makes an instance Destroying if the gate lets it.
@@ -505,7 +516,7 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	default:
 		why = ReasonReleased
 	}
-	e := evidence{Why: why, Lease: lease, FreeAge: m.t.FreeAge}
+	e := evidence{Why: why, Lease: lease, FreeAge: m.freeAge(rt)}
 	if p := permitRow(inst, e, m.stamp()); !p.granted {
 		return nil, m.refused(ctx, inst, p.why)
 	}
@@ -521,7 +532,7 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	}
 	call, cancel := context.WithTimeout(ctx, m.t.Create)
 	defer cancel()
-	if err := rt.client.Destroy(call, p); err != nil {
+	if err := rt.driver(inst).Destroy(call, p); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}

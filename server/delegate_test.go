@@ -263,7 +263,7 @@ func TestSetupMapping(t *testing.T) {
 			want: pool.SetupRequest{
 				ID: "01", Kind: pool.Build, Pools: []string{"renamed", "c"}, Timeout: 1500 * time.Millisecond,
 				Want: pool.Want{
-					Tenant: "default", ResourceClass: "medium", Zone: "z1", Nested: true, DiskGiB: 100,
+					Account: "acc1", ResourceClass: "medium", Zone: "z1", Nested: true, DiskGiB: 100,
 					Image: "img", ImageVersion: "7", Life: 10 * time.Hour,
 				},
 				Body: json.RawMessage(`{"timeout":36000,"log_config":{"account_id":"acc1"},"new":1.0,"vm_image_config":{"image_name":"img","image_version":"7"}}`),
@@ -275,7 +275,7 @@ func TestSetupMapping(t *testing.T) {
 			config: server.Config{FallbackPools: []string{"f1", "f2"}},
 			want: pool.SetupRequest{
 				ID: "1", Kind: pool.Build, Pools: []string{"linux", "f1", "f2"},
-				Want: pool.Want{Tenant: "default"}, Body: json.RawMessage(`{}`),
+				Body: json.RawMessage(`{}`),
 			},
 		},
 		{
@@ -285,7 +285,7 @@ func TestSetupMapping(t *testing.T) {
 				"pool_name":"p","zone":"z","storage_identifier":"d","ca_key":"QQ==","ca_cert":"Qg==","tls_key":"Qw==","tls_cert":"` + certPEM + `"}}`,
 			want: pool.SetupRequest{
 				ID: "gs", Kind: pool.Gitspace, Pools: []string{"linux"},
-				Want: pool.Want{Tenant: "default", Ports: []int{8089}, Labels: map[string]string{"name": "demo"}},
+				Want: pool.Want{Ports: []int{8089}, Labels: map[string]string{"name": "demo"}},
 				Known: &pool.KnownInstance{
 					ID: "c1", Name: "n1", Address: "10.0.0.1", Port: 9079, OS: "linux", Arch: "arm64", Provider: "google",
 					Pool: "p", Zone: "z", StorageID: "d",
@@ -299,7 +299,7 @@ func TestSetupMapping(t *testing.T) {
 			body: `{"id":"../ä","pool_id":"linux","timeout":-5,"setup_request":{"timeout":9223372036854775807}}`,
 			want: pool.SetupRequest{
 				ID: "../ä", Kind: pool.Build, Pools: []string{"linux"},
-				Want: pool.Want{Tenant: "default", Life: 1<<63 - 1}, Body: json.RawMessage(`{"timeout":9223372036854775807}`),
+				Want: pool.Want{Life: 1<<63 - 1}, Body: json.RawMessage(`{"timeout":9223372036854775807}`),
 			},
 		},
 	} {

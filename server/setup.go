@@ -22,9 +22,6 @@ import (
 // maxPools is how many pools one request may name.
 const maxPools = 100
 
-// defaultTenant is whose machines a request gets until pools know others.
-const defaultTenant = "default"
-
 // setup gives a machine to a stage.
 func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	req, err := decode[api.SetupRequest](s, w, r)
@@ -104,7 +101,7 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 		Kind:  pool.Build,
 		Pools: pools,
 		Want: pool.Want{
-			Tenant:        defaultTenant,
+			Account:       agent.LogConfig.AccountID,
 			ResourceClass: req.ResourceClass,
 			Image:         agent.VMImageConfig.ImageName,
 			ImageVersion:  agent.VMImageConfig.ImageVersion,

@@ -22,7 +22,7 @@ var arriveTests = []test{
 		a := h.arrival("lease-1", "a", "b")
 		a.Now = a.Now.Add(123*time.Microsecond + 456).In(time.FixedZone("east", 3600))
 		a.Want = pool.Want{
-			Tenant: "t", ResourceClass: "large", Image: "i", ImageVersion: "v", MachineType: "m", Zone: "z", DiskGiB: 5, Nested: true, GPU: true,
+			Account: "t", ResourceClass: "large", Image: "i", ImageVersion: "v", MachineType: "m", Zone: "z", DiskGiB: 5, Nested: true, GPU: true,
 			Life: time.Hour, Ports: []int{1, 2}, Storage: "s", Labels: map[string]string{"k": "v", "<": "&"},
 		}
 		g := h.arrive(a)

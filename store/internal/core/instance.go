@@ -179,7 +179,11 @@ func (t txn) prove(ctx context.Context, i *instance, p pool.Proof) (*lease, erro
 		return nil, conflict(i, pool.Booting)
 	}
 	now, due, leaseDue := cut(p.Now), cut(p.Due), cut(p.LeaseDue)
-	i.AgentVersion, i.Warmed = clean(p.AgentVersion), now
+	i.AgentVersion = clean(p.AgentVersion)
+	if i.Warmed.IsZero() {
+		// One that comes back from disk is as old as it was.
+		i.Warmed = now
+	}
 	i.locate(pool.Acceptance{Address: p.Address, Port: p.Port})
 	if i.Cold {
 		l, err := t.lease(ctx, pool.LeaseKey{ID: i.LeaseID, Generation: i.LeaseGeneration}, true)

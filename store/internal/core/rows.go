@@ -225,7 +225,7 @@ func (l *lease) decode() error {
 }
 
 func wantIsZero(w pool.Want) bool {
-	return w.Tenant == "" && w.ResourceClass == "" && w.Image == "" && w.ImageVersion == "" && w.MachineType == "" &&
+	return w.Account == "" && w.ResourceClass == "" && w.Image == "" && w.ImageVersion == "" && w.MachineType == "" &&
 		w.Zone == "" && w.DiskGiB == 0 && !w.Nested && !w.GPU && w.Life == 0 && w.Ports == nil && w.Storage == "" && w.Labels == nil
 }
 
