@@ -28,3 +28,6 @@ func Stall(ctx context.Context, s *Store, pool string, locked, release chan stru
 		return nil
 	})
 }
+
+// Statements are the texts with their locks.
+func Statements() core.Statements { return statements() }
