@@ -26,7 +26,9 @@ func Bench(b *testing.B, open Open) {
 	for _, o := range benchOps {
 		b.Run("op/"+o.name, func(b *testing.B) { benchOp(b, open(b), o) })
 	}
-	b.Run("open/rate=5000", func(b *testing.B) { benchOpenLoop(b, open(b), 5000) })
+	for _, rate := range []int{1000, 5000} {
+		b.Run(fmt.Sprintf("open/rate=%d", rate), func(b *testing.B) { benchOpenLoop(b, open(b), rate) })
+	}
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("size/warm=%d/old=0", size), func(b *testing.B) { benchSize(b, open(b), size, 0) })
 	}
