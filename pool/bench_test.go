@@ -88,3 +88,72 @@ func benchmarkCycle(b *testing.B, size, clients int) {
 	})
 	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "cycles/s")
 }
+
+// BenchmarkRefillAfterClaim is the time from a claim's answer to the durable
+// intent of the machine made in its place, on a pool that is full.
+func BenchmarkRefillAfterClaim(b *testing.B) {
+	for _, size := range []int{10, 1000} {
+		b.Run(fmt.Sprintf("pool=%d", size), func(b *testing.B) {
+			sealer, err := store.NewSealer(make([]byte, store.KeySize))
+			if err != nil {
+				b.Fatal(err)
+			}
+			st, err := sqlite.Open(b.Context(), sqlite.Options{Path: filepath.Join(b.TempDir(), "database.sqlite3"), Seal: sealer})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer st.Close()
+			intents := &announced{Store: st, c: make(chan time.Time, 10*size)}
+			world := noop.NewWorld()
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			m, err := pool.New(ctx, pool.ManagerConfig{
+				Store: intents, Agent: agentclient.NewMock(agentclient.MockConfig{}), Solo: true,
+				Pools: []pool.PoolConfig{{Name: "p", Driver: "noop", Min: size, Max: 1_000_000, SpecJSON: json.RawMessage(`{}`)}},
+				Open: func(p pool.PoolConfig) (pool.Opened, error) {
+					d, err := noop.New(drivers.Options{Pool: p.Name, Config: &noop.Config{}, DataDir: b.TempDir()}, noop.Setup{World: world})
+					if err != nil {
+						return pool.Opened{}, err
+					}
+					return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name}), Local: true}, nil
+				},
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- m.Run(ctx) }()
+			defer func() { cancel(); <-done }()
+			for range size {
+				<-intents.c
+			}
+			var total, worst time.Duration
+			n := 0
+			for b.Loop() {
+				if _, err := m.Setup(ctx, pool.SetupRequest{ID: fmt.Sprint("s", n), Kind: pool.Build, Pools: []string{"p"}, Body: json.RawMessage(`{}`)}); err != nil {
+					b.Fatal(err)
+				}
+				claimed := time.Now()
+				d := max(0, (<-intents.c).Sub(claimed))
+				total, worst = total+d, max(worst, d)
+				n++
+			}
+			b.ReportMetric(float64(total.Microseconds())/float64(n), "µs-to-intent")
+			b.ReportMetric(float64(worst.Microseconds()), "µs-worst")
+		})
+	}
+}
+
+// announced tells when an intent is durable.
+type announced struct {
+	pool.Store
+	c chan time.Time
+}
+
+func (a *announced) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	inst, err := a.Store.Intend(ctx, in)
+	if err == nil {
+		a.c <- time.Now()
+	}
+	return inst, err
+}

@@ -230,6 +230,12 @@ func (m *Manager) failed(ctx context.Context, rt *runtime, inst Instance, cause 
 	if limited, ok := errors.AsType[*drivers.RateLimitError](err); ok {
 		f.After = limited.After
 	}
+	if f.Kind == "invalid" || f.Kind == "not_found" || cause.Phase == "boot" {
+		// What a request asked for beside the pool's own says nothing against it.
+		if fl := rt.flavour(inst.Tenant, inst.Variant); fl == nil || inst.Shape != fl.shape(Want{}) {
+			guards.Failures = -1
+		}
+	}
 	free := guards.KeepFailed > 0 && cause.Phase == "boot" && m.nothingKept(ctx, rt)
 	g := rt.breaker.change(func(g Gate) (Gate, []Event) {
 		next, trip := g.failed(guards, f, now)

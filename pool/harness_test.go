@@ -46,6 +46,8 @@ type poolSpec struct {
 	min, max int
 	wait     time.Duration
 	cfg      noop.Config
+	// tune, if set, changes the pool's configuration.
+	tune func(*pool.PoolConfig)
 }
 
 // inBubble runs a test in fake time with a store of its own.
@@ -118,6 +120,9 @@ func (e *engine) run() {
 			Name: p.name, Driver: "noop", Min: p.min, Max: p.max, Wait: p.wait, Spec: &p.cfg, SpecJSON: js,
 			Platform: drivers.Platform{OS: "linux", Arch: "amd64"},
 		})
+		if p.tune != nil {
+			p.tune(&cfgs[len(cfgs)-1])
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m, err := pool.New(ctx, pool.ManagerConfig{

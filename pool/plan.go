@@ -234,6 +234,17 @@ func planRefill(want planConfig, tallies []*tally, places int) []action {
 	}
 	n := len(want.Flavours)
 	var out []action
+	all := 0
+	for _, t := range tallies[:n] {
+		all += max(0, min(t.missing(), t.room))
+	}
+	if all <= places {
+		// Nothing is scarce: everybody gets everything.
+		for _, t := range tallies[:n] {
+			t.refill = max(0, min(t.missing(), t.room))
+		}
+		places = 0
+	}
 	for ; places > 0; places-- {
 		var worst *tally
 		for i := range n {
