@@ -48,6 +48,9 @@ var (
 	descPoolMax   = desc("drone_runner_pool_max", "Machines that may exist.", "pool_id")
 	descPoolCount = desc("drone_runner_pool_counted", "Machines that count toward the limit.", "pool_id")
 	descPoolWait  = desc("drone_runner_pool_waiting", "Requests that wait for the pool.", "pool_id")
+	descStopped   = desc("drone_runner_pool_stopped", "1 if an operator has stopped the pool.", "pool_id")
+	descClosed    = desc("drone_runner_pool_closed", "1 for the reason for which the pool begins no machines now.", "pool_id", "reason")
+	descSpent     = desc("drone_runner_pool_spent_hours", "Machine-hours of this UTC day, as the replica that plans the pool measures them.", "pool_id")
 	descPoolBad   = desc("drone_runner_pool_problem", "1 if the pool is not as it should be.", "pool_id")
 
 	descRunning   = desc("harness_ci_pipeline_running_executions", "Machines that belong to a lease.", "pool_id", "os", "arch", "driver", "state", "distributed")
@@ -128,6 +131,11 @@ func (e *engineCollector) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(descFailing, float64(p.Failing), p.Name)
 		gauge(descOldest, oldest, p.Name)
+		gauge(descStopped, number(p.Override.Stopped), p.Name)
+		for _, reason := range []string{pool.GateBreaker, pool.GateThrottled, pool.GateQuota, pool.GateCapacity, pool.GateCost} {
+			gauge(descClosed, number(p.Gate.Reason == reason), p.Name, reason)
+		}
+		gauge(descSpent, p.SpentHours, p.Name)
 		gauge(descPoolBad, number(p.Problem != ""), p.Name)
 		gauge(descRunning, float64(p.Counts[pool.Leased]), append(where, "inuse", distributed)...)
 		for _, u := range upstreamStates {
