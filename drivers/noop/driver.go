@@ -1,6 +1,7 @@
 package noop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +66,7 @@ func New(o drivers.Options, s Setup) (*Driver, error) {
 	}
 	d := &Driver{cfg: *cfg, faults: s.Faults}
 	if cfg.Process {
-		root := filepath.Join(o.DataDir, "noop")
+		root := cmp.Or(cfg.Folder, filepath.Join(o.DataDir, "noop"))
 		p, err := newProcesses(root, o, *cfg, s)
 		if err != nil {
 			return nil, err
@@ -83,7 +84,8 @@ func New(o drivers.Options, s Setup) (*Driver, error) {
 	return d, nil
 }
 
-// Scope is the data directory: machines of one runner on one host.
+// Scope is the folder of the machines or the data directory: machines of one
+// runner on one host, unless several share the folder.
 func (d *Driver) Scope() string { return d.scope }
 
 // Dies says whether this pool's machines end with the runner's process.
