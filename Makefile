@@ -7,7 +7,7 @@ PKG ?= ./...
 FUZZTIME ?= 30s
 GOLANGCI_LINT_VERSION := v2.15.0
 
-.PHONY: help run build test check race bench fuzz sim lint vuln cover generate pins
+.PHONY: help run build test check race bench fuzz sim chaos soak lint vuln cover generate pins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,12 @@ fuzz: ## fuzz every parser for FUZZTIME each (30s)
 
 sim: ## the simulation with many seeds: SIM_SEEDS=200
 	@scripts/sim.sh
+
+chaos: ## kill, stop and starve the real runner under load, and audit: KILLS=100 SEED= MODES= JSON=
+	@scripts/chaos.sh long
+
+soak: ## the same for long, and watch its memory: HOURS=1
+	@scripts/chaos.sh soak
 
 lint: ## golangci-lint, at a pinned version
 	@scripts/lint.sh $(GOLANGCI_LINT_VERSION)

@@ -131,6 +131,7 @@ else
 	# So many inputs, not so long: a fuzzing that is ended by the clock is
 	# sometimes taken for a failure ("context deadline exceeded").
 	stage "fuzz, briefly" scripts/fuzz.sh "${FUZZTIME:-300x}"
+	stage "chaos, short" scripts/chaos.sh short
 	stage "end to end" machines
 fi
 

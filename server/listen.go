@@ -24,11 +24,31 @@ const AdminSocket = "admin.sock"
 // ErrServed is ListenAdmin's error for a socket that a running runner has.
 var ErrServed = errors.New("a runner already serves")
 
+// A runner that was killed while it started another program leaves its port
+// taken until that program's process has let go of it, a moment later: a
+// restart waits so long, looking ever so often.
+const (
+	portWait  = time.Second
+	portPause = 20 * time.Millisecond
+)
+
 // Listen opens the TCP listener with the keep-alive long answers need. An
-// address in use is an error that names it and the variable to change.
+// address that stays in use for a second is an error that names it and the
+// variable to change.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive}}
+	wait, cancel := context.WithTimeout(ctx, portWait)
+	defer cancel()
 	l, err := lc.Listen(ctx, "tcp", addr)
+	for errors.Is(err, syscall.EADDRINUSE) && wait.Err() == nil {
+		t := time.NewTimer(portPause)
+		select {
+		case <-t.C:
+		case <-wait.Done():
+			t.Stop()
+		}
+		l, err = lc.Listen(ctx, "tcp", addr)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("listen on %s: another program uses this port; stop it or set DRONE_HTTP_BIND: %w", addr, err)
 	}

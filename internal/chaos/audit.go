@@ -28,6 +28,8 @@ const (
 	Swapped Rule = "machine_swapped"
 	// LostClaim: a setup was answered and the store does not know.
 	LostClaim Rule = "claim_lost"
+	// Undone: a destroy was answered and what it ended lives.
+	Undone Rule = "destroy_undone"
 	// TakenAway: a stage that wants its machine does not have it any more.
 	TakenAway Rule = "machine_taken_away"
 	// Torn: lease and machine contradict each other.
@@ -152,6 +154,13 @@ func (a *auditor) claims() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.Before.Stages)) {
 		s := a.Before.Stages[id]
+		for _, l := range byID[id] {
+			// A setup that was broken off may be read after the destroy that
+			// overtook it: that is another generation, which arrived later.
+			if !s.Ended.IsZero() && !l.final() && l.Arrived.Before(s.Ending) {
+				a.find(Undone, "the destroy of %s was answered at %s; generation %d, which had arrived at %s, is %s", id, clock(s.Ended), l.Generation, clock(l.Arrived), l.State)
+			}
+		}
 		if s.Machine == "" || s.Disowned || s.Ended.Before(a.Second.Since) && !s.Ended.IsZero() {
 			continue
 		}

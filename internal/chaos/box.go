@@ -66,7 +66,7 @@ export DRONE_HTTP_BIND=0.0.0.0:3000 DRONE_HTTP_ALLOW=10.0.2.0/24 DRONE_LITE_ENGI
 exec /chaos/runner delegate --pool /chaos/pool.yml --data-dir /data
 `
 
-const boxPool = "version: \"1\"\ninstances:\n  - {name: " + poolName + ", type: noop, pool: 4, limit: 20, wait: 1m}\n"
+const boxPool = "version: \"1\"\ninstances:\n  - {name: " + poolName + ", type: noop, pool: 4, limit: 20, wait: 1m, spec: {}}\n"
 
 // newBox makes the two disks. What is missing to do so skips the mode.
 func newBox(ctx context.Context, o Options, dir string) (*box, error) {
@@ -148,8 +148,9 @@ func (b *box) boot(ctx context.Context, kind disk) error {
 	if runtime.GOARCH == "arm64" {
 		machine = "virt"
 	}
+	// Emulation: it works everywhere, and speed is of no interest here.
 	args := []string{
-		"-accel", "kvm", "-accel", "tcg,tb-size=64", "-machine", machine, "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(boxMiB),
+		"-accel", "tcg,tb-size=64", "-machine", machine, "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(boxMiB),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "file:" + console,
 		"-kernel", filepath.Join(b.images, "vmlinuz"), "-initrd", filepath.Join(b.images, "initramfs"),
 		"-append", "console=" + b.serial + " quiet panic=-1 rdinit=/bin/sh -- -c \"" + boxStart + "\"",

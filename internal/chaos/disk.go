@@ -28,8 +28,8 @@ func fullDisk(ctx context.Context, o Options, res *Result) error {
 		return skipError(fmt.Sprintf("a small disk cannot be mounted: %v; run it as root", err))
 	}
 	unmount := func() error { return syscall.Unmount(data, syscall.MNT_DETACH) }
-	s := shape{warm: 3, limit: 12, keepers: 2, data: data, apart: true}
-	err := staged(ctx, o, "disk", res, s, func(ctx context.Context, r *rig) error {
+	s := shape{warm: 3, limit: 12, keepers: 2, data: data, apart: true, closers: []func() error{unmount}}
+	return staged(ctx, o, "disk", res, s, func(ctx context.Context, r *rig) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
@@ -81,7 +81,6 @@ func fullDisk(ctx context.Context, o Options, res *Result) error {
 		}
 		return r.finish(ctx, load)
 	})
-	return errors.Join(err, unmount())
 }
 
 // fill writes a file until nothing more fits.

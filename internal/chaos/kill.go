@@ -61,9 +61,8 @@ func replicas(ctx context.Context, o Options, res *Result) error {
 	if err != nil {
 		return err
 	}
-	s := shape{warm: 3, limit: 12, keepers: 2, runners: 2, dsn: dsn}
+	s := shape{warm: 3, limit: 12, keepers: 2, runners: 2, dsn: dsn, closers: []func() error{drop}}
 	return staged(ctx, o, "replicas", res, s, func(ctx context.Context, r *rig) error {
-		r.closers = append(r.closers, drop)
 		if err := r.begin(ctx); err != nil {
 			return err
 		}

@@ -91,11 +91,10 @@ func lostStore(ctx context.Context, o Options, res *Result) error {
 		if err := pause(ctx, time.Second); err != nil {
 			return err
 		}
-		load.stop()
-		r.keepers.stop()
-		if err := r.audited(ctx, "the last moment of the first store", true); err != nil {
+		if err := r.rest(ctx, "the last moment of the first store", load); err != nil {
 			return err
 		}
+		r.keepers.stop()
 		p := r.runners[0]
 		if err := p.stop(ctx); err != nil {
 			return err
@@ -119,8 +118,7 @@ func lostStore(ctx context.Context, o Options, res *Result) error {
 		if err := r.strangersStay(ctx, old, "the new store"); err != nil {
 			return err
 		}
-		again.stop()
-		return r.audited(ctx, "the end", true)
+		return r.rest(ctx, "the end", again)
 	})
 }
 

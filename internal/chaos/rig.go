@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/server/api"
 	"github.com/vm-runner/drone-runner-aws/server/client"
 )
 
@@ -48,6 +49,8 @@ type shape struct {
 	data string
 	// apart keeps the machines' folder out of the data directory.
 	apart bool
+	// closers undo what was made for the mode, last first.
+	closers []func() error
 }
 
 const (
@@ -58,18 +61,18 @@ const (
 // newRig makes the folder and prepares the runners; none is started.
 func newRig(o Options, mode string, res *Result, s shape) (_ *rig, err error) {
 	r := &rig{
-		o: o, mode: mode, result: res, ledger: NewLedger(), excused: map[string]bool{},
+		o: o, mode: mode, result: res, ledger: NewLedger(), excused: map[string]bool{}, closers: s.closers,
 		rng: rand.New(rand.NewPCG(o.Seed, seedOf(mode))),
 		dir: filepath.Join(o.Dir, mode),
-	}
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
-		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
 		}
 	}()
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, err
+	}
 	if s.data == "" {
 		s.data = filepath.Join(r.dir, "data")
 	}
@@ -174,10 +177,7 @@ func (r *rig) newCallers(name string, clients int, most time.Duration) *load {
 // finish lets everything end and audits the quiet world, with the keepers'
 // machines and then without.
 func (r *rig) finish(ctx context.Context, loads ...*load) error {
-	for _, l := range loads {
-		l.stop()
-	}
-	if err := r.audited(ctx, "the end, keepers hold", true); err != nil {
+	if err := r.rest(ctx, "the end, keepers hold", loads...); err != nil {
 		return err
 	}
 	r.keepers.stop()
@@ -185,6 +185,44 @@ func (r *rig) finish(ctx context.Context, loads ...*load) error {
 		return err
 	}
 	return r.audited(ctx, "the end", true)
+}
+
+// rest lets callers finish and audits the quiet world.
+func (r *rig) rest(ctx context.Context, when string, loads ...*load) error {
+	for _, l := range loads {
+		l.stop()
+	}
+	if err := r.late(ctx); err != nil {
+		return err
+	}
+	return r.audited(ctx, when, true)
+}
+
+// late ends what setups have made that were read after the destroy that had
+// overtaken them. Their callers went away, so the runner ends them too, after
+// two minutes; callers that clean up do not wait so long.
+func (r *rig) late(ctx context.Context) error {
+	for range 3 {
+		rows, err := r.tables.Read(ctx, time.Now())
+		if err != nil {
+			return err
+		}
+		stages := r.ledger.Read().Stages
+		for _, l := range rows.Leases {
+			s, known := stages[l.ID]
+			if l.final() || !known || s.Ended.IsZero() || l.Arrived.Before(s.Ending) {
+				continue
+			}
+			if err := r.runners[0].api.Destroy(ctx, api.DestroyRequest{ID: l.ID}); err != nil {
+				return fmt.Errorf("destroy %s once more: %w", l.ID, err)
+			}
+			r.result.Late++
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // since is how far back audits read final rows.

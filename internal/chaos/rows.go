@@ -37,7 +37,7 @@ func (r Row) String() string { return "row " + r.Name }
 type LeaseRow struct {
 	ID, State, Instance, Reason string
 	Generation                  int64
-	Due                         time.Time
+	Arrived, Due                time.Time
 }
 
 func (l LeaseRow) final() bool { return l.State == leaseEnded || l.State == leaseLost }
@@ -121,12 +121,12 @@ func (t *Tables) Read(ctx context.Context, since time.Time) (_ Rows, err error) 
 	if err != nil {
 		return rows, err
 	}
-	err = each(ctx, tx, `SELECT id, state, instance_id, reason, generation, due FROM leases WHERE state NOT IN ('ended', 'lost') OR ended >= $1`, cut,
+	err = each(ctx, tx, `SELECT id, state, instance_id, reason, generation, arrived, due FROM leases WHERE state NOT IN ('ended', 'lost') OR ended >= $1`, cut,
 		func(scan func(...any) error) error {
 			var l LeaseRow
-			var due int64
-			err := scan(&l.ID, &l.State, &l.Instance, &l.Reason, &l.Generation, &due)
-			l.Due = instant(due)
+			var arrived, due int64
+			err := scan(&l.ID, &l.State, &l.Instance, &l.Reason, &l.Generation, &arrived, &due)
+			l.Arrived, l.Due = instant(arrived), instant(due)
 			rows.Leases = append(rows.Leases, l)
 			return err
 		})

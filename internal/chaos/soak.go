@@ -94,7 +94,9 @@ func soak(ctx context.Context, o Options, res *Result) error {
 				r.say("%s left, %d stages; %s", time.Until(end).Round(time.Second), load.stages.Load(), now)
 			}
 		}
-		load.stop()
+		if err := r.rest(ctx, "the end of the load", load); err != nil {
+			return err
+		}
 		last, err := r.atRest(ctx, "last", 5*time.Second)
 		if err != nil {
 			return err
@@ -112,8 +114,7 @@ func (r *rig) atRest(ctx context.Context, name string, d time.Duration) (vitals,
 	if err := pause(ctx, d); err != nil {
 		return vitals{}, err
 	}
-	load.stop()
-	if err := r.audited(ctx, "rest", true); err != nil {
+	if err := r.rest(ctx, "rest", load); err != nil {
 		return vitals{}, err
 	}
 	return measure(ctx, r.runners[0])
