@@ -182,9 +182,14 @@ func (s *strangerSweep) machine(ctx context.Context, mach drivers.Instance) erro
 	}
 	if o.Foreign {
 		// Another controller's sweep is right beside ours: its machines have
-		// rows there, and are none of our business.
+		// rows there, and are none of our business. Not so on this host, where
+		// a scope is one data directory: that has no other controller, so they
+		// are what a lost store has left.
 		o.Reason = KeepForeign
 		s.found = append(s.found, o)
+		if s.sc.local {
+			m.report(ctx, o, s.sighting(mach.Name), s.now)
+		}
 		return nil
 	}
 	e, gone, err := s.evidence(ctx, mach)
@@ -284,7 +289,7 @@ func (s *strangerSweep) publish() {
 	}
 	counts := map[OrphanLabel]int{}
 	for _, o := range s.found {
-		if !o.Foreign {
+		if !o.Foreign || sc.local {
 			counts[OrphanLabel{Scope: sc.key, Reason: o.Reason, Disk: o.Disk}]++
 		}
 	}

@@ -1,7 +1,6 @@
 package noop
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func New(o drivers.Options, s Setup) (*Driver, error) {
 	}
 	d := &Driver{cfg: *cfg, faults: s.Faults}
 	if cfg.Process {
-		root := cmp.Or(cfg.Folder, filepath.Join(o.DataDir, "noop"))
+		root := filepath.Join(o.DataDir, "noop")
 		p, err := newProcesses(root, o, *cfg, s)
 		if err != nil {
 			return nil, err
@@ -84,8 +83,7 @@ func New(o drivers.Options, s Setup) (*Driver, error) {
 	return d, nil
 }
 
-// Scope is the folder of the machines or the data directory: machines of one
-// runner on one host, unless several share the folder.
+// Scope is the data directory: machines of one runner on one host.
 func (d *Driver) Scope() string { return d.scope }
 
 // Dies says whether this pool's machines end with the runner's process.

@@ -62,7 +62,7 @@ type Mode struct {
 func Modes() []Mode {
 	return []Mode{
 		{Name: "kills", What: "SIGKILL of the runner under load, SQLite", Default: true, run: kills},
-		{Name: "replicas", What: "SIGKILL of either and of both of two runners, Postgres", Why: "several runners on one database are not built in yet", run: replicas},
+		{Name: "replicas", What: "SIGKILL of either and of both of two runners, Postgres", Default: true, run: replicas},
 		{Name: "stop", What: "SIGSTOP of the runner under load, then SIGCONT", Default: true, run: stopped},
 		{Name: "disk", What: "the data directory's disk is full, then not", Default: true, run: fullDisk},
 		{Name: "lost", What: "the database is deleted while nobody looks", Default: true, run: lostStore},

@@ -20,15 +20,15 @@ const diskRounds = 3
 // fullDisk fills the small disk the database lies on while callers come and go,
 // and frees it again. The machines lie elsewhere: what fails is the database.
 func fullDisk(ctx context.Context, o Options, res *Result) error {
-	data := filepath.Join(o.Dir, "disk", "data")
-	if err := os.MkdirAll(data, 0o755); err != nil {
+	small := filepath.Join(o.Dir, "disk", "small")
+	if err := os.MkdirAll(small, 0o755); err != nil {
 		return err
 	}
-	if err := syscall.Mount("chaos", data, "tmpfs", 0, "size=24m"); err != nil {
+	if err := syscall.Mount("chaos", small, "tmpfs", 0, "size=24m"); err != nil {
 		return skipError(fmt.Sprintf("a small disk cannot be mounted: %v; run it as root", err))
 	}
-	unmount := func() error { return syscall.Unmount(data, syscall.MNT_DETACH) }
-	s := shape{warm: 3, limit: 12, keepers: 2, data: data, apart: true, closers: []func() error{unmount}}
+	unmount := func() error { return syscall.Unmount(small, syscall.MNT_DETACH) }
+	s := shape{warm: 3, limit: 12, keepers: 2, disk: small, closers: []func() error{unmount}}
 	return staged(ctx, o, "disk", res, s, func(ctx context.Context, r *rig) error {
 		if err := r.begin(ctx); err != nil {
 			return err
@@ -53,7 +53,7 @@ func fullDisk(ctx context.Context, o Options, res *Result) error {
 			if err := pause(ctx, between(r.rng, 300*time.Millisecond, time.Second)); err != nil {
 				return err
 			}
-			filler := filepath.Join(data, "filler")
+			filler := filepath.Join(small, "filler")
 			if err := fill(filler); err != nil {
 				return err
 			}

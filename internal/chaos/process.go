@@ -32,7 +32,7 @@ type process struct {
 }
 
 // newProcess prepares a runner on a data directory that holds a pool file.
-func newProcess(binary, dir string, env []string) (*process, error) {
+func newProcess(binary, dir, logFile string, env []string) (*process, error) {
 	addr, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -41,8 +41,7 @@ func newProcess(binary, dir string, env []string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Beside the directory, which may be on a disk that is full.
-	log, err := os.OpenFile(filepath.Clean(dir)+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}

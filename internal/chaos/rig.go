@@ -38,24 +38,20 @@ type rig struct {
 type shape struct {
 	// warm and limit are the pool's.
 	warm, limit int
-	// wait is how long a request waits for a machine.
-	wait time.Duration
 	// runners is how many replicas there are, on Postgres if dsn is set.
 	runners int
 	dsn     string
 	// keepers hold machines with running steps.
 	keepers int
-	// data is the data directory; empty: one below the mode's folder.
-	data string
-	// apart keeps the machines' folder out of the data directory.
-	apart bool
+	// disk is where the database lies; empty: in the data directory.
+	disk string
 	// closers undo what was made for the mode, last first.
 	closers []func() error
 }
 
 const (
 	databaseFile = "database.sqlite3"
-	poolText     = "version: \"1\"\ninstances:\n  - {name: %s, type: noop, pool: %d, limit: %d, wait: %s, spec: {process: true%s, create_delay: 10ms, boot_delay: 30ms}}\n"
+	poolText     = "version: \"1\"\ninstances:\n  - {name: %s, type: noop, pool: %d, limit: %d, wait: 30s, spec: {process: true, create_delay: 10ms, boot_delay: 30ms}}\n"
 )
 
 // newRig makes the folder and prepares the runners; none is started.
@@ -73,33 +69,27 @@ func newRig(o Options, mode string, res *Result, s shape) (_ *rig, err error) {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if s.data == "" {
-		s.data = filepath.Join(r.dir, "data")
-	}
-	r.root = filepath.Join(s.data, noopFolder)
-	shared := ""
-	if s.runners > 1 || s.apart {
-		// Replicas see the same cloud.
-		r.root = filepath.Join(r.dir, "machines")
-		shared = ", folder: " + r.root
-	}
+	data := filepath.Join(r.dir, "data")
+	// Replicas share the data directory, and see the same machines.
+	r.root = filepath.Join(data, noopFolder)
 	env := []string{"DRONE_LITE_ENGINE_ENABLE_MOCK=true", fmt.Sprintf("DRONE_LITE_ENGINE_MOCK_STEP_TIMEOUT_SECS=%d", stepTime/time.Second)}
 	if s.dsn != "" {
 		env = append(env, "DRONE_DATABASE_DRIVER=postgres", "DRONE_DATABASE_DATASOURCE="+s.dsn, "RUNNER_SEAL_KEY="+strings.Repeat("0123456789abcdef", 4))
 	}
+	database := filepath.Join(data, databaseFile)
+	if s.disk != "" {
+		database = filepath.Join(s.disk, databaseFile)
+		env = append(env, "DRONE_DATABASE_DATASOURCE="+database)
+	}
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf(poolText, poolName, s.warm, s.limit)
+	if err := os.WriteFile(filepath.Join(data, "pool.yml"), []byte(text), 0o644); err != nil {
+		return nil, err
+	}
 	for i := range max(s.runners, 1) {
-		dir := s.data
-		if s.runners > 1 {
-			dir = fmt.Sprintf("%s-%d", s.data, i+1)
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-		text := fmt.Sprintf(poolText, poolName, s.warm, s.limit, max(s.wait, 30*time.Second), shared)
-		if err := os.WriteFile(filepath.Join(dir, "pool.yml"), []byte(text), 0o644); err != nil {
-			return nil, err
-		}
-		p, err := newProcess(o.Runner, dir, env)
+		p, err := newProcess(o.Runner, data, filepath.Join(r.dir, fmt.Sprintf("runner-%d.log", i+1)), env)
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +98,7 @@ func newRig(o Options, mode string, res *Result, s shape) (_ *rig, err error) {
 	if s.dsn != "" {
 		r.tables, err = PostgresTables(s.dsn)
 	} else {
-		r.tables, err = SQLiteTables(filepath.Join(s.data, databaseFile))
+		r.tables, err = SQLiteTables(database)
 	}
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func ask(ctx context.Context, p *process, ledger Account) (Told, error) {
 	return t, err
 }
 
-// metric is the value of one metric without labels; one that is not there is 0.
+// metric is the sum of a metric over its labels; one that is not there is 0.
 func metric(ctx context.Context, addr, name string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
@@ -67,10 +67,18 @@ func metric(ctx context.Context, addr, name string) (float64, error) {
 	if resp.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("/metrics: %s", resp.Status)
 	}
-	for s := bufio.NewScanner(resp.Body); s.Scan(); {
-		if text, is := strings.CutPrefix(s.Text(), name+" "); is {
-			return strconv.ParseFloat(text, 64)
+	sum := 0.0
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		rest, is := strings.CutPrefix(lines.Text(), name)
+		if !is || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
 		}
+		v, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", name, err)
+		}
+		sum += v
 	}
-	return 0, nil
+	return sum, lines.Err()
 }
