@@ -43,8 +43,8 @@ type box struct {
 	api    *client.Client
 	say    func(format string, a ...any)
 
-	cmd  *exec.Cmd
-	exit chan error
+	cmd   *exec.Cmd
+	exit  chan error
 	boots int
 }
 

@@ -61,7 +61,14 @@ func replicas(ctx context.Context, o Options, res *Result) error {
 	if err != nil {
 		return err
 	}
-	s := shape{warm: 3, limit: 12, keepers: 2, runners: 2, dsn: dsn, closers: []func() error{drop}}
+	tidy := func() error {
+		if len(res.Findings) > 0 {
+			res.note("the tables are kept: %s", dsn)
+			return nil
+		}
+		return drop()
+	}
+	s := shape{warm: 3, limit: 12, keepers: 2, runners: 2, dsn: dsn, closers: []func() error{tidy}}
 	return staged(ctx, o, "replicas", res, s, func(ctx context.Context, r *rig) error {
 		if err := r.begin(ctx); err != nil {
 			return err

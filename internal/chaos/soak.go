@@ -29,8 +29,10 @@ func measure(ctx context.Context, p *process) (v vitals, err error) {
 		name string
 		to   *float64
 	}{
-		{"go_goroutines", &v.goroutines}, {"go_memstats_heap_inuse_bytes", &v.heap},
-		{"process_resident_memory_bytes", &v.resident}, {"process_open_fds", &v.files},
+		{"go_goroutines", &v.goroutines},
+		{"go_memstats_heap_inuse_bytes", &v.heap},
+		{"process_resident_memory_bytes", &v.resident},
+		{"process_open_fds", &v.files},
 	} {
 		if *m.to, err = metric(ctx, p.addr, m.name); err != nil {
 			return v, err
