@@ -167,6 +167,7 @@ func statements() core.Statements {
 	s[core.LockPool] += " FOR NO KEY UPDATE"
 	s[core.LockPoolHolder] += " FOR UPDATE"
 	s[core.MatchWaiter] += " FOR UPDATE"
+	s[core.LockID] = `SELECT 1 FROM pg_advisory_xact_lock(hashtextextended($1, 0))`
 	s[core.ClaimFree] = core.Claim(" FOR UPDATE SKIP LOCKED")
 	s[core.SetSealKey] += " AND seal_key = ''"
 	// Under the pool's lock: a machine that another transaction is taking is

@@ -68,6 +68,37 @@ func (t *tally) add(key string) {
 }
 
 var concurrencyTests = []test{
+	{"the first setup and the first destroy of an id at once: one knows of the other", func(h *harness) {
+		const ids = 200
+		h.pools(10, "a")
+		var mu sync.Mutex
+		granted, unknown := map[int]bool{}, map[int]bool{}
+		together(h, 2, ids, func(worker, n int) error {
+			id := n % ids
+			if worker == 0 {
+				_, err := h.Arrive(h.ctx, h.arrivalAt(fmt.Sprint("lease-", id), "a"))
+				mu.Lock()
+				defer mu.Unlock()
+				granted[id] = err == nil
+				if errors.Is(err, pool.ErrDestroyedFirst) {
+					return nil
+				}
+				return err
+			}
+			ended, err := h.End(h.ctx, pool.Ending{
+				Lease: pool.LeaseKey{ID: fmt.Sprint("lease-", id)}, Reason: "released", Now: h.now, Tombstone: h.now.Add(10 * time.Minute),
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			unknown[id] = ended.Outcome == pool.EndUnknown
+			return err
+		})
+		for id := range ids {
+			if granted[id] && unknown[id] {
+				h.Errorf("lease-%d: its destroy found no lease, and its setup no tombstone", id)
+			}
+		}
+	}},
 	{"64 claimers: every machine is given once", func(h *harness) {
 		const machines, claimers, each = 150, 64, 3
 		h.pools(1000, "a")

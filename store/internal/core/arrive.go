@@ -67,6 +67,9 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 	buried := ""
 	if !found && a.Kind != pool.Gitspace {
 		buried = a.ID
+		if err := t.lockID(ctx, buried); err != nil {
+			return pool.Grant{}, err
+		}
 	}
 
 	now := cut(a.Now)
@@ -110,6 +113,18 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 		}
 	}
 	return grant(l, i, i != nil), nil
+}
+
+// lockID keeps the first setup and the first destroy of an id apart where there
+// are other writers: at the same time neither would see the other's row, and
+// the setup would have a machine that was destroyed before.
+func (t txn) lockID(ctx context.Context, id string) error {
+	if !t.Shared() {
+		return nil
+	}
+	var one int
+	_, err := t.one(ctx, LockID, []any{&one}, id)
+	return err
 }
 
 // join answers an arrival for a lease that is there already.

@@ -34,6 +34,15 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	if err != nil {
 		return pool.Ended{}, err
 	}
+	if !found && t.Shared() {
+		if err := t.lockID(ctx, e.Lease.ID); err != nil {
+			return pool.Ended{}, err
+		}
+		// A setup that had the lock has made the lease meanwhile.
+		if found, err = t.one(ctx, LockLatestLease, last.fields(), e.Lease.ID); err != nil {
+			return pool.Ended{}, err
+		}
+	}
 	if !found {
 		return pool.Ended{Outcome: pool.EndUnknown}, t.bury(ctx, e)
 	}

@@ -63,6 +63,9 @@ const (
 	LockLease
 	SelectLatestLease
 	LockLatestLease
+	// LockID locks an id that no lease was ever seen for, until the end of the
+	// transaction: there is no row to lock. $1 the id.
+	LockID
 	LockWaitingLease
 	SaveLease
 	TouchLease
@@ -212,6 +215,7 @@ func Portable() Statements {
 		LockLease:         `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 AND generation = $2`,
 		SelectLatestLease: selectLatest,
 		LockLatestLease:   selectLatest,
+		LockID:            `SELECT 1 WHERE CAST($1 AS TEXT) = ''`,
 		LockWaitingLease:  `SELECT ` + leaseColumns + ` FROM leases WHERE seq = $1 AND state = 'waiting' AND waiter <> ''`,
 		SaveLease: `UPDATE leases SET state = $1, waiter = $2, choices = $3, pool = $4, instance_id = $5, claimed = $6,
 	activated = $7, ended = $8, last_call = $9, wait_until = $10, due = $11, causes = $12, reason = $13, detail = $14,
