@@ -13,6 +13,9 @@ const (
 	killEvery = 5 * time.Second
 	// warmUp is how long caches and pools may grow before the first measure.
 	warmUp = 2 * time.Minute
+	// settle is longer than the runner keeps the setup of a caller that hung up
+	// (2 minutes), whose goroutine is there so long.
+	settle = 2*time.Minute + 15*time.Second
 )
 
 // vitals is what a runner takes of its host.
@@ -117,6 +120,9 @@ func (r *rig) atRest(ctx context.Context, name string, d time.Duration) (vitals,
 		return vitals{}, err
 	}
 	if err := r.rest(ctx, "rest", load); err != nil {
+		return vitals{}, err
+	}
+	if err := pause(ctx, settle); err != nil {
 		return vitals{}, err
 	}
 	return measure(ctx, r.runners[0])
