@@ -71,12 +71,13 @@ func soak(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		p, end := r.runners[0], time.Now().Add(o.Soak)
+		p := r.runners[0]
 		first, err := r.atRest(ctx, "warm", min(warmUp, o.Soak/4))
 		if err != nil {
 			return err
 		}
 		r.say("at the start: %s", first)
+		end := time.Now().Add(o.Soak)
 		load := r.callers(ctx, "soak", 6, 200*time.Millisecond)
 		for look := time.Now(); time.Now().Before(end); {
 			if err := pause(ctx, min(killEvery, time.Until(end)+time.Millisecond)); err != nil {
