@@ -300,9 +300,7 @@ func (r *replica) Close() error { return nil }
 
 // Fence keeps the replica's own ways in what its tenures write.
 func (r *replica) Fence(h pool.Hold) pool.Store {
-	fenced := *r
-	fenced.Store = r.Store.Fence(h)
-	return &fenced
+	return &replica{Store: r.Store.Fence(h), f: r.f, name: r.name, dead: r.dead, late: r.late}
 }
 
 func (r *replica) Hold(ctx context.Context, name, who string, ttl time.Duration) (pool.Hold, error) {

@@ -108,6 +108,7 @@ func (m *Manager) PoolStatus(ctx context.Context) ([]PoolStatus, error) {
 			st.Default = rt.cfg.Default
 			st.SpentHours = rt.cost.hours()
 			st.Problem = m.problem(rt, row)
+			st.Here = rt.tenured() != nil
 		} else if row.Retired && row.Counted > 0 {
 			st.Problem = "the pool has left the pool file and its driver could not be opened; its machines are left alone"
 		}

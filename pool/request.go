@@ -156,6 +156,8 @@ type PoolStatus struct {
 	SpentHours float64
 	// Problem says why the pool is not as it should be, "" if it is.
 	Problem string
+	// Here says that the pool's loops run in this process.
+	Here bool
 }
 
 // Counters are totals since the start of the process.

@@ -51,6 +51,8 @@ var (
 	descStopped   = desc("drone_runner_pool_stopped", "1 if an operator has stopped the pool.", "pool_id")
 	descClosed    = desc("drone_runner_pool_closed", "1 for the reason for which the pool begins no machines now.", "pool_id", "reason")
 	descSpent     = desc("drone_runner_pool_spent_hours", "Machine-hours of this UTC day, as the replica that plans the pool measures them.", "pool_id")
+	descPoolHeld  = desc("drone_runner_pool_held", "1 if this replica runs the pool's loops.", "pool_id")
+	descPoolGen   = desc("drone_runner_pool_generation", "How often the pool has changed hands between replicas.", "pool_id")
 	descPoolBad   = desc("drone_runner_pool_problem", "1 if the pool is not as it should be.", "pool_id")
 
 	descRunning   = desc("harness_ci_pipeline_running_executions", "Machines that belong to a lease.", "pool_id", "os", "arch", "driver", "state", "distributed")
@@ -136,6 +138,8 @@ func (e *engineCollector) Collect(out chan<- prometheus.Metric) {
 			gauge(descClosed, number(p.Gate.Reason == reason), p.Name, reason)
 		}
 		gauge(descSpent, p.SpentHours, p.Name)
+		gauge(descPoolHeld, number(p.Here), p.Name)
+		gauge(descPoolGen, float64(p.Hold.Generation), p.Name)
 		gauge(descPoolBad, number(p.Problem != ""), p.Name)
 		gauge(descRunning, float64(p.Counts[pool.Leased]), append(where, "inuse", distributed)...)
 		for _, u := range upstreamStates {

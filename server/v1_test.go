@@ -31,8 +31,9 @@ func v1Fake() *fake {
 					PoolRow: pool.PoolRow{
 						Name: "linux", Driver: "noop", Scope: "s", Min: 2, Max: 10, Counted: 3, LastSpec: []byte(`{"password":"hunter2"}`),
 						Platform: drivers.Platform{OS: "linux", Arch: "amd64"},
+						Hold:     pool.Hold{Pool: "linux", Replica: "run-1", Generation: 3},
 					},
-					Default: true, Counts: map[pool.InstanceState]int{pool.Warm: 2, pool.Leased: 1, pool.Failed: 0}, Waiting: 1,
+					Here: true, Default: true, Counts: map[pool.InstanceState]int{pool.Warm: 2, pool.Leased: 1, pool.Failed: 0}, Waiting: 1,
 				},
 				{PoolRow: pool.PoolRow{Name: "old", Driver: "noop", Retired: true}, Problem: "breaker is open: 5 creations failed"},
 			}, nil

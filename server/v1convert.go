@@ -35,7 +35,7 @@ func apiPool(p pool.PoolStatus) api.Pool {
 	return api.Pool{
 		Name: p.Name, Driver: p.Driver, OS: p.Platform.OS, Arch: p.Platform.Arch, Variant: p.Platform.Variant,
 		Default: p.Default, Min: p.Min, Max: p.Max, Retired: p.Retired, Counted: p.Counted, Waiting: p.Waiting,
-		Machines: counts, Problem: p.Problem,
+		Machines: counts, Problem: p.Problem, Holder: p.Hold.Replica, Generation: p.Hold.Generation,
 	}
 }
 

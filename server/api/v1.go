@@ -44,6 +44,11 @@ type Pool struct {
 	Waiting  int    `json:"waiting"`
 	Machines Counts `json:"instances"`
 	Problem  string `json:"problem,omitempty"`
+	// Holder is the replica that runs the pool's loops, by the name of its run;
+	// empty where one runner works alone, and while the pool changes hands.
+	// Generation counts the changes.
+	Holder     string `json:"holder,omitempty"`
+	Generation int64  `json:"generation,omitempty"`
 }
 
 // Counts is how many live machines are in each state; states without any are
