@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vm-runner/drone-runner-aws/internal/env"
@@ -14,6 +15,9 @@ import (
 
 // dsnEnv names the server of the tests, see scripts/postgres.sh.
 const dsnEnv = "TEST_POSTGRES_DSN"
+
+// schemas numbers the schemas of a run.
+var schemas atomic.Int64
 
 // emptyDatabase makes an empty schema on the server of the tests.
 func emptyDatabase(t *testing.T) env.Secret {
@@ -25,7 +29,7 @@ func emptyDatabase(t *testing.T) env.Secret {
 	case dsn == "":
 		t.Skipf("no Postgres to test with: set %s, see scripts/postgres.sh", dsnEnv)
 	}
-	name := fmt.Sprintf("command_%d", os.Getpid())
+	name := fmt.Sprintf("command_%d_%d", os.Getpid(), schemas.Add(1))
 	out, err := exec.CommandContext(t.Context(), "psql", "-q", "-d", dsn, "-c", "CREATE SCHEMA "+name).CombinedOutput()
 	if err != nil {
 		t.Fatalf("psql: %v\n%s", err, out)
