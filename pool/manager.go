@@ -186,6 +186,7 @@ type runtime struct {
 	tenure    atomic.Pointer[tenure]
 	known     atomic.Bool
 	elsewhere func()
+	seen      *Hold         // of a pool that left the file, at the last look
 	compared  string        // the holder this pool's configuration was compared with
 	slots     chan struct{} // bounds concurrent creates, suspends and resumes
 	boots     chan struct{} // bounds machines that boot at a time

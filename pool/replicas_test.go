@@ -496,6 +496,9 @@ func TestARollingRestartUnderLoadFailsNoRequest(t *testing.T) {
 		if len(f.world.Machines()) != 2 {
 			t.Errorf("machines without rows: %v", f.world.Machines())
 		}
+		if drift, err := f.store.Recount(t.Context()); err != nil || len(drift) > 0 {
+			t.Errorf("the counter is not the count of rows: %v, %v", drift, err)
+		}
 	})
 }
 

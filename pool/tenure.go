@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -27,8 +28,8 @@ const (
 	holdSlack = 20 * time.Millisecond
 	// unholdWait bounds the giving up at a stop.
 	unholdWait = 2 * time.Second
-	// formerPatience is how much longer a replica whose pool file has lost a
-	// pool waits for it than those that still have it in theirs.
+	// formerPatience is how long nobody must have held a pool before a replica
+	// takes it whose pool file has lost it: others may still have it in theirs.
 	formerPatience = 30 * time.Second
 )
 
@@ -179,10 +180,13 @@ func (m *Manager) tenureFor(pool string, others ...string) *tenure {
 func (m *Manager) runTenures(ctx context.Context, rt *runtime) error {
 	freed, end := m.hub.watch(freeKey(rt.cfg.Name))
 	defer end()
-	if rt.retired && !m.solo && !m.rest(ctx, nil, formerPatience) {
-		return nil
-	}
 	for {
+		if rt.retired && !m.solo && !m.forsaken(ctx, rt) {
+			if !m.rest(ctx, nil, formerPatience) {
+				return nil
+			}
+			continue
+		}
 		tn, again := m.take(ctx, rt)
 		if tn != nil {
 			m.serve(ctx, tn)
@@ -191,6 +195,23 @@ func (m *Manager) runTenures(ctx context.Context, rt *runtime) error {
 			return nil
 		}
 	}
+}
+
+// forsaken says whether nobody has held the pool, or renewed a hold on it,
+// since it was asked the last time.
+func (m *Manager) forsaken(ctx context.Context, rt *runtime) bool {
+	rt.known.Store(true)
+	rows, err := m.store.Pools(ctx)
+	if err != nil {
+		return false
+	}
+	i := slices.IndexFunc(rows, func(row PoolRow) bool { return row.Name == rt.cfg.Name })
+	if i < 0 {
+		return false
+	}
+	before := rt.seen
+	rt.seen = &rows[i].Hold
+	return before != nil && *before == *rt.seen
 }
 
 // rest waits for d or a wake-up; false when ctx has ended.
@@ -219,11 +240,7 @@ func (m *Manager) take(ctx context.Context, rt *runtime) (*tenure, time.Duration
 		case ok:
 			rt.known.Store(true)
 			m.compareConfig(ctx, rt, held.Holder)
-			wait := min(held.Left, holdLook)
-			if rt.retired {
-				wait = held.Left + formerPatience
-			}
-			return nil, max(wait, 0) + holdSlack
+			return nil, max(0, min(held.Left, holdLook)) + holdSlack
 		case err != nil:
 			if ctx.Err() == nil {
 				m.log.Error("pool not taken", "pool", name, "err", err)

@@ -51,7 +51,7 @@ func TestTheAdminSocketServesItsOwner(t *testing.T) {
 	if pools, err := c.Pools(t.Context()); err != nil || len(pools) != 2 {
 		t.Errorf("%v, %v", pools, err)
 	}
-	if _, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket); err == nil || !strings.Contains(err.Error(), "already serves") {
+	if _, err := server.ListenAdmin(t.Context(), dir, server.AdminSocket); !errors.Is(err, server.ErrServed) {
 		t.Errorf("a second runner got the socket: %v", err)
 	}
 	c.Close()

@@ -42,7 +42,7 @@ var serverGroup = group{
 var storeGroup = group{
 	title: "Store",
 	variables: []Variable{
-		{Name: "DRONE_DATABASE_DRIVER", Default: "sqlite3", Meaning: "`sqlite3` or `postgres`; on either, one runner at a time: a second one on the same database is refused", field: func(c *Config) any { return &c.DatabaseDriver }},
+		{Name: "DRONE_DATABASE_DRIVER", Default: "sqlite3", Meaning: "`sqlite3`, for one runner, or `postgres`, which several replicas may share; they need the same pool file and seal key", field: func(c *Config) any { return &c.DatabaseDriver }},
 		{
 			Name: "DRONE_DATABASE_DATASOURCE", Default: "`database.sqlite3` in the data directory", Computed: true, Secret: true,
 			Meaning: "file of the SQLite database, relative to the working directory, or the address of the Postgres database; it moves the store only, not the data directory",

@@ -97,6 +97,23 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestTheFirstReplicasSealKeyCounts: also before anything is sealed with it,
+// since that replica may be about to.
+func TestTheFirstReplicasSealKeyCounts(t *testing.T) {
+	t.Parallel()
+	dsn := schemaDSN(t)
+	opened(t, dsn)
+	if id, err := postgres.KeyID(t.Context(), dsn); err != nil || id != testKey(t, 1).ID() {
+		t.Errorf("key id %q, %v", id, err)
+	}
+	_, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Seal: testKey(t, 2)})
+	key, ok := errors.AsType[*store.KeyError](err)
+	if !ok || key.Want != testKey(t, 1).ID() || key.Have != testKey(t, 2).ID() {
+		t.Errorf("a replica with another key: %v", err)
+	}
+	opened(t, dsn)
+}
+
 // TestReplicas shares one database among several stores that start at once.
 func TestReplicas(t *testing.T) {
 	t.Parallel()
