@@ -365,7 +365,7 @@ func (m *Manager) compareConfig(ctx context.Context, rt *runtime, holder string)
 		}
 		rt.compared = holder
 		mine := rt.row()
-		if row.Retired == mine.Retired && (mine.Retired || row.SpecHash == mine.SpecHash && row.Min == mine.Min && row.Max == mine.Max) {
+		if row.Retired == mine.Retired && (mine.Retired || sameRecipes(row, mine) && row.Min == mine.Min && row.Max == mine.Max) {
 			return
 		}
 		m.log.Warn("THIS REPLICA'S POOL FILE DIFFERS from that of the replica that holds the pool, and the holder's counts; give all replicas the same file", //nolint:sloglint // one text
@@ -381,6 +381,11 @@ func (m *Manager) compareConfig(ctx context.Context, rt *runtime, holder string)
 		}
 		return
 	}
+}
+
+// sameRecipes says whether two configurations of a pool make the same machines.
+func sameRecipes(a, b PoolRow) bool {
+	return a.SpecHash == b.SpecHash && slices.Equal(slices.Sorted(slices.Values(a.Recipes)), slices.Sorted(slices.Values(b.Recipes)))
 }
 
 // row is the pool as this process would configure it.
