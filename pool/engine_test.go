@@ -229,6 +229,29 @@ func TestDestroyDuringSetupEndsBoth(t *testing.T) {
 	})
 }
 
+// A setup whose caller has gone is not kept waiting for its return when its
+// lease was destroyed: nothing of it is left.
+func TestDestroyEndsASetupThatWaitsForItsCallersReturn(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools[0].min, e.pools[0].cfg.BootDelay = 0, time.Minute
+		e.start()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := e.m.Setup(ctx, e.request("a")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v, want the caller's own time-out", err)
+		}
+		pass(time.Second)
+		if n := e.m.Counters().Setups["abandoned"]; n != 0 {
+			t.Fatalf("%d setups given up before the grace was over", n)
+		}
+		e.destroy("a")
+		pass(time.Second)
+		if n := e.m.Counters().Setups["abandoned"]; n != 1 {
+			t.Errorf("%d setups given up a second after the destroy, want 1", n)
+		}
+	})
+}
+
 func TestDestroyBeforeItsSetupRefusesABuild(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.start()

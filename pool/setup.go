@@ -407,6 +407,11 @@ func (s *setup) deserted(ctx context.Context) error {
 		case <-ctx.Done():
 			return errStopping
 		case <-s.k.changed:
+		case <-s.woken:
+			l, err := m.store.LeaseAt(ctx, s.lease.Key())
+			if err == nil && l.State.Final() && s.k.waiting() == 0 {
+				return errAbandoned // destroyed meanwhile: nobody needs to be waited for
+			}
 		case <-grace.C:
 			if s.k.waiting() > 0 {
 				break
