@@ -24,16 +24,23 @@ import (
 )
 
 // TestBench measures the built program from outside and prints what becomes
-// docs/performance.md (make bench). It asserts nothing about speed.
+// docs/performance.md (make bench). It asserts nothing about speed. One part
+// alone: -run TestBench/machines.
 func TestBench(t *testing.T) {
 	var page strings.Builder
-	b := &bench{T: t, page: &page}
-	b.header()
-	b.starts()
-	b.memory()
-	b.throughput()
-	b.openLoop()
-	b.realMachines()
+	(&bench{T: t, page: &page}).header()
+	for _, part := range []struct {
+		name    string
+		measure func(*bench)
+	}{
+		{"starts", (*bench).starts},
+		{"memory", (*bench).memory},
+		{"throughput", (*bench).throughput},
+		{"open loop", (*bench).openLoop},
+		{"machines", (*bench).realMachines},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.measure(&bench{T: t, page: &page}) })
+	}
 	out := os.Getenv("BENCH_OUT")
 	if out == "" {
 		t.Log("\n" + page.String())
