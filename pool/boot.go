@@ -94,15 +94,6 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		return m.broken(ctx, rt, inst, "boot", err)
 	}
 	m.counters.phase("boot", m.now().Sub(begun))
-	if !inst.Cold && rt.driver(inst).CanPause() {
-		m.rehearse(boot, inst, found)
-		if err := rt.driver(inst).Pause(boot, inst.Ref()); err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			return m.broken(ctx, rt, inst, "boot", err)
-		}
-	}
 	now := m.stamp()
 	proven, lease, err := m.store.Proven(ctx, Proof{
 		ID: inst.ID, AgentVersion: health.Version, Address: found.Address, Port: found.Port,
@@ -117,31 +108,8 @@ func (m *Manager) bootUp(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		m.hub.notify(leaseKey(lease.ID))
 		return nil, nil
 	}
-	if proven.State == Warm && inst.Cold && rt.driver(inst).CanPause() {
-		// Made for a lease that has gone: it waits for another now.
-		if err := rt.driver(inst).Pause(boot, inst.Ref()); err != nil {
-			m.log.Warn("warm machine not paused", "instance", inst.Name, "err", err)
-		}
-	}
+	m.settler.want(inst.ID)
 	return &proven, nil
-}
-
-// rehearsal bounds what an agent may take for it.
-const rehearsal = 20 * time.Second
-
-// rehearse lets a machine that is about to wait run through a stage first, so
-// that a claim does not pay for code that runs for the first time. Nothing
-// depends on it.
-func (m *Manager) rehearse(ctx context.Context, inst Instance, at drivers.Instance) {
-	begun := m.now()
-	ctx, cancel := context.WithTimeout(ctx, rehearsal)
-	defer cancel()
-	inst.Address, inst.Port = at.Address, at.Port
-	if err := m.agent.Rehearse(ctx, inst.Target()); err != nil {
-		m.log.Debug("agent did not rehearse", "instance", inst.Name, "err", err)
-		return
-	}
-	m.counters.phase("rehearse", m.now().Sub(begun))
 }
 
 // prove finds the machine, gives it its identity where that is the driver's

@@ -35,6 +35,8 @@ type engine struct {
 	// limits are the engine's; tests about ages shorten them, and sweep less
 	// often, since a fake hour costs real milliseconds.
 	limits pool.Timeouts
+	// cpus makes the driver one that can pause; nil: it cannot.
+	cpus *cpus
 
 	m    *pool.Manager
 	stop func()
@@ -141,7 +143,11 @@ func (e *engine) run() {
 			if err != nil {
 				return pool.Opened{}, err
 			}
-			return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: true}, nil
+			var driver drivers.Driver = d
+			if e.cpus != nil {
+				driver = pauser{d, e.cpus}
+			}
+			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: true}, nil
 		},
 	})
 	if err != nil {

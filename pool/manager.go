@@ -156,6 +156,7 @@ type Manager struct {
 	hub      hub
 	calls    calls
 	work     worker
+	settler  settler
 	steps    stepTable
 	links    links
 	census   census   // the keeper's
@@ -236,6 +237,7 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	m.calls.init()
 	m.steps.init()
 	m.work.init()
+	m.settler.init()
 	m.counters.init()
 	m.base, m.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 

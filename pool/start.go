@@ -152,6 +152,9 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	defer cancel()
 	client := rt.driver(inst)
 	if client.CanPause() {
+		if err := m.settler.leave(health, inst.ID); err != nil {
+			return "health", err
+		}
 		// The answer comes from the agent itself, so it is the health check.
 		if err := client.Unpause(health, inst.Ref()); err != nil {
 			return "health", err

@@ -270,6 +270,8 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			m.died(tn.ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
 		case !listed && sc.missed(row, l, now):
 			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
+		case listed && l.At.After(row.Since):
+			m.unsettled(row, mach.Status)
 		}
 	}
 	for id := range sc.missing {

@@ -297,6 +297,7 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 	for ctx.Err() == nil {
 		var next *Instance
 		var err error
+		unsettled := m.settler.wants(inst.ID)
 		switch inst.State {
 		case Creating:
 			next, err = m.create(ctx, rt, inst)
@@ -310,7 +311,17 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 			next, err = m.hibernate(ctx, rt, inst)
 		case Destroying:
 			next, err = m.destroy(ctx, rt, inst)
-		case Warm, Hibernated:
+		case Warm:
+			if unsettled {
+				m.settle(ctx, rt, inst)
+			}
+			next, err = m.retire(ctx, rt, inst)
+		case Leased:
+			if unsettled {
+				m.rouse(ctx, rt, inst)
+			}
+			return
+		case Hibernated:
 			next, err = m.retire(ctx, rt, inst)
 		case Failed:
 			next, err = m.bury(ctx, inst)
