@@ -129,13 +129,23 @@ func TestMachineIsWarmWhenItsAgentHasAnsweredAndIsPausedLater(t *testing.T) {
 
 func TestClaimDuringTheRehearsalBreaksItOff(t *testing.T) {
 	settling(t, func(t *testing.T, e *engine) {
-		e.hook = during("rehearse", 15*time.Second)
+		var brokenOff error
+		e.hook = func(ctx context.Context, op string, target pool.Target, step string) error {
+			err := during("rehearse", 15*time.Second)(ctx, op, target, step)
+			if op == "rehearse" {
+				brokenOff = err
+			}
+			return err
+		}
 		e.start()
 		pass(time.Second)
 		begun := time.Now()
 		e.setup("a")
 		if d := time.Since(begun); d > 0 {
 			t.Errorf("the claim waited %s for the rehearsal", d)
+		}
+		if brokenOff == nil {
+			t.Error("the rehearsal was not broken off")
 		}
 		pass(time.Minute)
 		e.wantPaused("in use")
@@ -161,8 +171,8 @@ func TestClaimDuringThePauseGetsAMachineThatRuns(t *testing.T) {
 		pass(time.Second)
 		begun := time.Now()
 		e.setup("a")
-		if d := time.Since(begun); d > time.Second {
-			t.Errorf("the claim took %s, want what is left of the pause", d)
+		if d := time.Since(begun); d != time.Second {
+			t.Errorf("the claim took %s, want what was left of the pause, 1s", d)
 		}
 		e.wantPaused("answered")
 		pass(time.Minute)

@@ -159,6 +159,18 @@ func (s *served) warm(n int) {
 	})
 }
 
+// settled waits until every local machine is paused, as its folder says.
+func (s *served) settled() {
+	s.b.Helper()
+	s.until("paused machines", 10*time.Millisecond, func() bool {
+		files, err := filepath.Glob(filepath.Join(s.data, "machines", "*", "status"))
+		return err == nil && !slices.ContainsFunc(files, func(file string) bool {
+			status, err := os.ReadFile(file)
+			return err != nil || string(status) != "paused"
+		})
+	})
+}
+
 func (s *served) stop() {
 	s.b.Helper()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
@@ -302,6 +314,7 @@ func (b *bench) realMachines() {
 		}
 	}
 	s.warm(2)
+	s.settled()
 	list, err := s.Instances(b.Context(), client.InstanceQuery{Limit: 100})
 	if err != nil {
 		b.Fatal(err)
