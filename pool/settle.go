@@ -91,10 +91,10 @@ const (
 	pausing = 10 * time.Second
 )
 
-// settle lets a warm machine run through a stage and then stops its CPUs. It is
+// settleWarm lets a warm machine run through a stage and then stops its CPUs. It is
 // in nobody's way: a claim breaks it off, waits for no more than a pause that
 // has begun, and lets the machine run again.
-func (m *Manager) settle(ctx context.Context, rt *runtime, inst Instance) {
+func (m *Manager) settleWarm(ctx context.Context, rt *runtime, inst Instance) {
 	if !rt.driver(inst).CanPause() {
 		return
 	}

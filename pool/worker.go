@@ -313,7 +313,7 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 			next, err = m.destroy(ctx, rt, inst)
 		case Warm:
 			if unsettled {
-				m.settle(ctx, rt, inst)
+				m.settleWarm(ctx, rt, inst)
 			}
 			next, err = m.retire(ctx, rt, inst)
 		case Leased:
