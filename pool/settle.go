@@ -129,11 +129,11 @@ func (m *Manager) settleWarm(ctx context.Context, rt *runtime, inst Instance) {
 	}
 }
 
-// stillWarm says whether the row certainly is, and nobody has asked to leave
-// the machine alone.
+// stillWarm says whether the row certainly is, nobody has asked to leave the
+// machine alone, and nobody holds it: what is held may be in use.
 func (m *Manager) stillWarm(ctx context.Context, inst Instance) bool {
 	row, err := m.store.Instance(ctx, inst.ID)
-	return err == nil && row.State == Warm && ctx.Err() == nil
+	return err == nil && row.State == Warm && !row.Held && ctx.Err() == nil
 }
 
 // rehearse lets a machine that is about to wait run through a stage first, so
@@ -169,7 +169,7 @@ func (m *Manager) unsettled(row Instance, status drivers.Status) {
 	if rt == nil || !rt.driver(row).CanPause() || !m.work.idle(row.ID) {
 		return
 	}
-	if row.State == Warm && status == drivers.StatusRunning || row.State == Leased && status == drivers.StatusPaused {
+	if row.State == Warm && !row.Held && status == drivers.StatusRunning || row.State == Leased && status == drivers.StatusPaused {
 		m.settler.want(row.ID)
 		m.work.dispatch(m, row)
 	}

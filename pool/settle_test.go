@@ -267,3 +267,23 @@ func TestDestroyDuringTheRehearsalLeavesNothing(t *testing.T) {
 		e.wantPaused("the next one", e.machines()...)
 	})
 }
+
+// What is held may be in use by somebody the store has forgotten.
+func TestHeldMachineIsNotPaused(t *testing.T) {
+	settling(t, func(t *testing.T, e *engine) {
+		e.hook = during("rehearse", 5*time.Second)
+		e.start()
+		pass(time.Second)
+		name := e.machines()[0]
+		if _, err := e.m.HoldInstance(t.Context(), name, true, pool.Order{}); err != nil {
+			t.Fatal(err)
+		}
+		pass(10 * time.Minute)
+		e.wantPaused("held")
+		if _, err := e.m.HoldInstance(t.Context(), name, false, pool.Order{}); err != nil {
+			t.Fatal(err)
+		}
+		pass(10 * time.Minute)
+		e.wantPaused("let go", name)
+	})
+}

@@ -44,6 +44,9 @@ func (a *Agent) rehearse(ctx context.Context, _ *struct{}) (_ *struct{}, err err
 		{agentapi.PathPollStep, `{"id":"r"}`},
 		{agentapi.PathDestroy, `{}`},
 	} {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx) // somebody has use for the machine
+		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, scene.path, bytes.NewReader([]byte(scene.body)))
 		if err != nil {
 			return nil, fmt.Errorf("rehearse: %w", err)
