@@ -245,7 +245,8 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 	now := m.stamp()
 	// Before this run is written down: what the store says of the last one is
 	// what tells an old copy.
-	if err := m.distrustStore(ctx, now); err != nil {
+	lifetimes, err := m.distrustStore(ctx, now)
+	if err != nil {
 		return nil, err
 	}
 	controller, err := m.store.Controller(ctx, m.incarnation, now)
@@ -253,6 +254,9 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 		return nil, fmt.Errorf("read controller id: %w", err)
 	}
 	m.controller = controller
+	if err := m.heedRestore(ctx, lifetimes, now); err != nil {
+		return nil, err
+	}
 	if err := m.openPools(ctx, cfg.Pools, now); err != nil {
 		return nil, err
 	}

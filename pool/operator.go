@@ -81,8 +81,11 @@ func (e *KeptError) Error() string {
 	return fmt.Sprintf("%s is kept (%s): %s", e.Name, e.Why, e.Remedy)
 }
 
-// Is makes errors.Is(err, ErrConflict) true.
-func (e *KeptError) Is(target error) bool { return target == ErrConflict }
+// Is makes errors.Is(err, ErrConflict) true, and that of every other KeptError.
+func (e *KeptError) Is(target error) bool {
+	_, kept := target.(*KeptError) //nolint:errorlint // a target is not wrapped
+	return kept || target == ErrConflict
+}
 
 // text is an event's message about an order.
 func (o Order) text(what string) string {

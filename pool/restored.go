@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -40,19 +41,20 @@ const (
 )
 
 // distrustStore compares the store with its witness, before this run is written
-// into it, and holds what an old copy says is free.
-func (m *Manager) distrustStore(ctx context.Context, now time.Time) error {
+// into it, and holds what an old copy says is free. It returns the store's
+// lives before this one.
+func (m *Manager) distrustStore(ctx context.Context, now time.Time) ([]Lifetime, error) {
+	lifetimes, err := m.store.Lifetimes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read lifetimes: %w", err)
+	}
 	if m.witness == nil {
-		return nil
+		return lifetimes, nil
 	}
 	seen, err := m.witness.Seen()
 	if err != nil {
 		m.log.Warn("whether the store is an old copy cannot be told", "err", err)
-		return nil
-	}
-	lifetimes, err := m.store.Lifetimes(ctx)
-	if err != nil {
-		return fmt.Errorf("read lifetimes: %w", err)
+		return lifetimes, nil
 	}
 	var last time.Time
 	for _, l := range lifetimes {
@@ -61,10 +63,43 @@ func (m *Manager) distrustStore(ctx context.Context, now time.Time) error {
 		}
 	}
 	if last.IsZero() || !seen.After(last.Add(witnessSlack)) {
+		return lifetimes, nil
+	}
+	return lifetimes, m.quarantine(ctx, now, now, fmt.Sprintf("the store is an old copy: it was last alive at %s by itself, at %s by its witness",
+		last.Format(time.RFC3339), seen.Format(time.RFC3339)))
+}
+
+// heedRestore finds a store that our own restore has made of a copy. That holds
+// what no lease had; at the first start after it the rest is looked at, and at
+// every start the machines it holds become due, to be asked.
+func (m *Manager) heedRestore(ctx context.Context, before []Lifetime, now time.Time) error {
+	restored := m.controller.Restored
+	if restored.IsZero() {
 		return nil
 	}
-	return m.quarantine(ctx, now, now, fmt.Sprintf("the store is an old copy: it was last alive at %s by itself, at %s by its witness",
-		last.Format(time.RFC3339), seen.Format(time.RFC3339)))
+	if !slices.ContainsFunc(before, func(l Lifetime) bool { return l.From.After(restored) }) {
+		err := m.quarantine(ctx, restored, now, fmt.Sprintf("the store was restored at %s from a copy of %s",
+			restored.Format(time.RFC3339), m.controller.Copied.Format(time.RFC3339)))
+		if err != nil {
+			return err
+		}
+	}
+	rows, err := m.store.Instances(ctx, InstanceQuery{Live: true})
+	if err != nil {
+		return fmt.Errorf("read machines of a restored store: %w", err)
+	}
+	for _, row := range rows {
+		if !row.Held || row.Since.After(restored) || row.Reason == string(KeepHeld) || row.Reason == reasonUsed {
+			continue
+		}
+		err := m.store.Postpone(ctx, row.ID, row.State, Postponement{
+			Due: now, Attempts: row.Attempts, Reason: reasonRestored, Detail: "held by the restore", Now: now,
+		})
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return fmt.Errorf("look at %s after a restore: %w", row.Name, err)
+		}
+	}
+	return nil
 }
 
 // suspectStore looks at a machine of ours without a row. One that was made

@@ -26,6 +26,8 @@ type call struct {
 	route string
 	// lease is the id in the body, for the access log.
 	lease string
+	// admin says that it came through the admin socket.
+	admin bool
 	err   error
 }
 

@@ -67,9 +67,9 @@ func TestOpenAPIListsTheRoutes(t *testing.T) {
 	var ours []string
 	for _, route := range s.v1Routes() {
 		ours = append(ours, route.path)
-		described := f.Paths[route.path]["get"]
+		described := f.Paths[route.path][strings.ToLower(route.method)]
 		if len(f.Paths[route.path]) != 1 || described.Responses["200"] == nil || described.Responses["default"] == nil {
-			t.Errorf("%s: want one operation, get, with the responses 200 and default", route.path)
+			t.Errorf("%s: want one operation, %s, with the responses 200 and default", route.path, route.method)
 		}
 		var inQuery, inPath []string
 		for _, p := range described.Parameters {
@@ -140,6 +140,16 @@ func TestOpenAPIDescribesTheTypes(t *testing.T) {
 		api.StepList{},
 		api.Step{},
 		api.Version{},
+		api.Order{},
+		api.DestroyOrder{},
+		api.ScaleOrder{},
+		api.RemovalOrder{},
+		api.Ordered{},
+		api.Override{},
+		api.Orphan{},
+		api.Missing{},
+		api.Scope{},
+		api.Orphans{},
 	}
 	kinds := map[reflect.Kind]string{
 		reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer",

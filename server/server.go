@@ -112,7 +112,10 @@ func New(c Config) *Server {
 	s.metrics = newMetrics(c.Version, func() pool.Service { return s.service().Service })
 	mux := s.routes()
 	s.tcp = s.around(mux, s.peerGuard)
-	s.admin = s.around(mux, func(*http.Request) error { return nil })
+	s.admin = s.around(mux, func(r *http.Request) error {
+		callOf(r.Context()).admin = true
+		return nil
+	})
 	return s
 }
 

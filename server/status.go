@@ -15,6 +15,9 @@ import (
 // errStopping is why requests are cut off when the time for a clean stop is up.
 var errStopping = errors.New("the runner is stopping; ask again with the same id")
 
+// errKept is an order that needs a further word: coming again does not help.
+var errKept = &pool.KeptError{}
+
 // status says how one kind of failure looks from outside.
 type status struct {
 	err error
@@ -36,6 +39,7 @@ var statuses = []status{
 	{err: pool.ErrLost, code: "machine_lost", v1: http.StatusGone, step: http.StatusInternalServerError},
 	{err: pool.ErrForeign, code: "foreign_machine", v1: http.StatusForbidden, step: http.StatusInternalServerError},
 	{err: pool.ErrNotFound, code: "not_found", v1: http.StatusNotFound, step: http.StatusNotFound},
+	{err: errKept, code: "kept", v1: http.StatusConflict, step: http.StatusInternalServerError},
 	{err: pool.ErrConflict, code: "conflict", v1: http.StatusConflict, retry: time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrLimit, code: "limit_reached", v1: http.StatusTooManyRequests, retry: 2 * time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrClosed, code: "pool_closed", v1: http.StatusServiceUnavailable, retry: 30 * time.Second, step: http.StatusInternalServerError},

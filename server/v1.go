@@ -18,24 +18,31 @@ type question[Q, A any] struct {
 // routeV1 is one route below /v1.
 type routeV1 struct {
 	// path is below /v1, in the form of http.ServeMux.
-	path  string
-	serve handler
+	path string
+	// method is GET, which stands for HEAD too, or POST for what changes
+	// something.
+	method string
+	serve  handler
 }
 
 // v1Routes lists them all; the OpenAPI file is compared with it.
 func (s *Server) v1Routes() []routeV1 {
-	return []routeV1{
-		{"/pools", ask(question[none, api.PoolList]{noParameters, s.v1Pools})},
-		{"/instances", ask(question[listed[pool.InstanceQuery], api.InstanceList]{instanceQuery, s.v1Instances})},
-		{"/instances/{id}", ask(question[string, api.Instance]{pathID, s.v1Instance})},
-		{"/leases", ask(question[listed[pool.LeaseQuery], api.LeaseList]{leaseQuery, s.v1Leases})},
-		{"/leases/{id}", ask(question[string, api.Lease]{pathID, s.v1Lease})},
-		{"/leases/{id}/steps", ask(question[string, api.StepList]{pathID, s.v1Steps})},
-		{"/leases/{id}/steps/{step}/log", s.v1Log},
-		{"/events", ask(question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})},
-		{"/explain/{id}", ask(question[explained, api.Story]{explainQuery, s.v1Explain})},
-		{"/version", ask(question[none, api.Version]{noParameters, s.v1Version})},
+	get := func(path string, serve handler) routeV1 {
+		return routeV1{path: path, method: http.MethodGet, serve: serve}
 	}
+	return append([]routeV1{
+		get("/pools", ask(question[none, api.PoolList]{noParameters, s.v1Pools})),
+		get("/instances", ask(question[listed[pool.InstanceQuery], api.InstanceList]{instanceQuery, s.v1Instances})),
+		get("/instances/{id}", ask(question[string, api.Instance]{pathID, s.v1Instance})),
+		get("/leases", ask(question[listed[pool.LeaseQuery], api.LeaseList]{leaseQuery, s.v1Leases})),
+		get("/leases/{id}", ask(question[string, api.Lease]{pathID, s.v1Lease})),
+		get("/leases/{id}/steps", ask(question[string, api.StepList]{pathID, s.v1Steps})),
+		get("/leases/{id}/steps/{step}/log", s.v1Log),
+		get("/events", ask(question[listed[pool.EventQuery], api.EventList]{eventQuery, s.v1Events})),
+		get("/explain/{id}", ask(question[explained, api.Story]{explainQuery, s.v1Explain})),
+		get("/version", ask(question[none, api.Version]{noParameters, s.v1Version})),
+		get("/orphans", ask(question[none, api.Orphans]{noParameters, s.v1Orphans})),
+	}, s.v1Orders()...)
 }
 
 // routesV1 registers the routes of /v1, and what is none of them.
@@ -45,12 +52,7 @@ func (s *Server) routesV1(mux *http.ServeMux) {
 		path := api.V1 + route.path
 		known.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			callOf(r.Context()).route = path
-			if r.Method != http.MethodGet && r.Method != http.MethodHead {
-				w.Header().Set("Allow", "GET, HEAD")
-				s.fail(w, r, &requestError{status: http.StatusMethodNotAllowed, text: "this API only reads: GET and HEAD"})
-				return
-			}
-			if err := route.serve(w, r); err != nil {
+			if err := route.answer(w, r); err != nil {
 				s.fail(w, r, cutOff(r.Context(), err))
 			}
 		})
@@ -61,6 +63,21 @@ func (s *Server) routesV1(mux *http.ServeMux) {
 	})
 	mux.Handle(api.V1, known)
 	mux.Handle(api.V1+"/", known)
+}
+
+// answer serves the route's own methods, and changes on the admin socket only.
+func (route routeV1) answer(w http.ResponseWriter, r *http.Request) error {
+	switch {
+	case route.method == http.MethodGet && r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		return &requestError{status: http.StatusMethodNotAllowed, text: "this resource is only read: GET and HEAD"}
+	case route.method != http.MethodGet && r.Method != route.method:
+		w.Header().Set("Allow", route.method)
+		return &requestError{status: http.StatusMethodNotAllowed, text: "this resource takes orders: " + route.method}
+	case route.method != http.MethodGet && !callOf(r.Context()).admin:
+		return errOnlyAdmin
+	}
+	return route.serve(w, r)
 }
 
 // ask makes a handler that reads, answers and encodes.

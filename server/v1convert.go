@@ -35,7 +35,8 @@ func apiPool(p pool.PoolStatus) api.Pool {
 	return api.Pool{
 		Name: p.Name, Driver: p.Driver, OS: p.Platform.OS, Arch: p.Platform.Arch, Variant: p.Platform.Variant,
 		Default: p.Default, Min: p.Min, Max: p.Max, Retired: p.Retired, Counted: p.Counted, Waiting: p.Waiting,
-		Machines: counts, Problem: p.Problem, Holder: p.Hold.Replica, Generation: p.Hold.Generation,
+		Machines: counts, Failing: p.Failing, FailingSince: at(p.FailingSince), Override: apiOverride(p.Override), Problem: p.Problem,
+		Holder: p.Hold.Replica, Generation: p.Hold.Generation,
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 func (p *program) poolCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "pool",
-		Usage: "list the pools of a running runner",
-		Subcommands: []*cli.Command{{
+		Usage: "list the pools of a running runner; stop, start and scale them",
+		Subcommands: append([]*cli.Command{{
 			Name:  "ls",
 			Usage: "list the pools: what is wanted, what is there, who waits, what is wrong",
 			Description: `WANTED is how many machines are kept warm, MACHINES how many there are of how
@@ -36,15 +36,15 @@ many there may be. * marks the default pool.
 					}
 				})
 			},
-		}},
+		}}, p.poolOrders()...),
 	}
 }
 
 func (p *program) instanceCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "instance",
-		Usage: "list the machines of a running runner",
-		Subcommands: []*cli.Command{{
+		Usage: "list the machines of a running runner; hold and destroy them",
+		Subcommands: append([]*cli.Command{{
 			Name:  "ls",
 			Usage: "list the machines, newest first",
 			Description: `   drone-runner-aws instance ls
@@ -63,15 +63,15 @@ func (p *program) instanceCommand() *cli.Command {
 					return instanceTable(p.stdout, time.Now(), list.Instances)
 				})
 			},
-		}},
+		}}, p.instanceOrders()...),
 	}
 }
 
 func (p *program) leaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "lease",
-		Usage: "list the leases of a running runner",
-		Subcommands: []*cli.Command{{
+		Usage: "list the leases of a running runner; end them",
+		Subcommands: append([]*cli.Command{{
 			Name:  "ls",
 			Usage: "list the leases, newest first, with why each waits or ended",
 			Description: `   drone-runner-aws lease ls
@@ -90,7 +90,7 @@ func (p *program) leaseCommand() *cli.Command {
 					return leaseTable(p.stdout, time.Now(), list.Leases)
 				})
 			},
-		}},
+		}}, p.leaseOrders()...),
 	}
 }
 

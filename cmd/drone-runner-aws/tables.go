@@ -31,6 +31,12 @@ func poolTable(w io.Writer, pools []api.Pool) error {
 			name += "*"
 		}
 		problem := p.Problem
+		if o := p.Override; o != nil {
+			problem = strings.TrimSuffix(overrideText(*o)+"; "+problem, "; ")
+		}
+		if p.Failing > 0 {
+			problem = strings.TrimPrefix(problem+"; "+count(p.Failing, "machine")+" could not be destroyed yet", "; ")
+		}
 		if p.Retired {
 			problem = strings.TrimSuffix("retired; "+problem, "; ")
 		}
@@ -40,6 +46,21 @@ func poolTable(w io.Writer, pools []api.Pool) error {
 		}
 	}
 	return table(w, "NAME DRIVER PLATFORM WANTED MACHINES WAITING STATES PROBLEM", rows)
+}
+
+// overrideText is what an operator wants of a pool.
+func overrideText(o api.Override) string {
+	what := "stopped"
+	if !o.Stopped && o.Min != nil {
+		what = fmt.Sprintf("scaled to %d", *o.Min)
+	}
+	if o.By != "" {
+		what += " by " + o.By
+	}
+	if o.Why != "" {
+		what += " (" + o.Why + ")"
+	}
+	return what
 }
 
 // counts is "warm 2, leased 1", sorted by name.
@@ -62,10 +83,22 @@ func instanceTable(w io.Writer, now time.Time, list []api.Instance) error {
 		}
 		rows[i] = []string{
 			m.Name, m.Pool, m.State, ago(now, m.Since), m.Kind, dash(m.LeaseID), dash(address), ago(now, m.Created),
-			dash(because(m.Reason, m.Detail)),
+			dash(instanceReason(m)),
 		}
 	}
 	return table(w, "NAME POOL STATE SINCE KIND LEASE ADDRESS AGE REASON", rows)
+}
+
+// instanceReason is why a machine is as it is, with what else keeps it so.
+func instanceReason(m api.Instance) string {
+	reason := because(m.Reason, m.Detail)
+	if m.Attempts > 0 {
+		reason += fmt.Sprintf(" (%s)", count(m.Attempts, "attempt"))
+	}
+	if m.Held && !strings.HasPrefix(m.Reason, "held") {
+		reason = strings.TrimSuffix("held; "+reason, "; ")
+	}
+	return strings.TrimSpace(reason)
 }
 
 func leaseTable(w io.Writer, now time.Time, list []api.Lease) error {

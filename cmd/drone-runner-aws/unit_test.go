@@ -39,6 +39,12 @@ func TestFlagsMayStandBehindArguments(t *testing.T) {
 	}
 }
 
+// orderWords are the flags of orders. They have no variables: one that is
+// exported and forgotten would give the word for every order to come.
+var orderWords = map[string]bool{
+	"force": true, "disks": true, "why": true, "all": true, "min": true, "foreign": true, "gitspace": true, "yes": true,
+}
+
 func TestEveryFlagHasAVariableOfTheTable(t *testing.T) {
 	t.Parallel()
 	known := map[string]env.Variable{}
@@ -57,6 +63,9 @@ func TestEveryFlagHasAVariableOfTheTable(t *testing.T) {
 			}
 			for _, f := range c.Flags {
 				vars := f.(cli.DocGenerationFlag).GetEnvVars()
+				if len(vars) == 0 && orderWords[f.Names()[0]] {
+					continue
+				}
 				if len(vars) != 1 {
 					t.Errorf("%s %s --%s has the variables %v, want one", path, c.Name, f.Names()[0], vars)
 					continue

@@ -3,7 +3,8 @@ package api
 import "time"
 
 // V1 is the prefix of our own API. It is strict (unknown query parameters are
-// refused), read-only, and never shows keys or request bodies.
+// refused), and never shows keys or request bodies. Changes are POSTs, taken on
+// the admin socket only.
 const V1 = "/v1"
 
 // DefaultLimit and MaxLimit bound lists of /v1.
@@ -43,7 +44,13 @@ type Pool struct {
 	Counted  int    `json:"counted"`
 	Waiting  int    `json:"waiting"`
 	Machines Counts `json:"instances"`
-	Problem  string `json:"problem,omitempty"`
+	// Failing is how many machines could not be destroyed yet, FailingSince
+	// since when the one that has waited longest is to go.
+	Failing      int        `json:"failing_destroys,omitempty"`
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	// Override is what an operator wants of it, absent if nothing.
+	Override *Override `json:"override,omitempty"`
+	Problem  string    `json:"problem,omitempty"`
 	// Holder is the replica that runs the pool's loops, by the name of its run;
 	// empty where one runner works alone, and while the pool changes hands.
 	// Generation counts the changes.
