@@ -482,6 +482,7 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	var purged time.Time
+	m.beat(ctx, m.stamp())
 	for {
 		select {
 		case <-ctx.Done():

@@ -80,6 +80,8 @@ type delegate struct {
 	allow  *server.AllowList
 	// extra are the networks of DRONE_HTTP_ALLOW.
 	extra []netip.Prefix
+	// witness knows when the store was last alive, nil for Postgres.
+	witness pool.Witness
 }
 
 // serve listens, starts the engine behind the listener, and stops in order:
@@ -190,7 +192,7 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 		Store: st, Agent: agent, Pools: cfg.Pools, Open: open.open,
 		Solo:       !d.shared(),
 		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
-		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Log: d.log,
+		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Witness: d.witness, Log: d.log,
 	})
 	if err != nil {
 		return interrupted(starting, err)

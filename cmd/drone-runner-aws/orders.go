@@ -153,7 +153,7 @@ without --disks.
 }
 
 func (p *program) poolOrders() []*cli.Command {
-	min := &cli.IntFlag{Name: "min", Usage: "keep `N` machines warm", Required: true}
+	warm := &cli.IntFlag{Name: "min", Usage: "keep `N` machines warm"}
 	return []*cli.Command{
 		p.poolOrder("stop", "begin no machines, also not for requests, and destroy the free ones", `It lasts, also over restarts, until pool start. Machines that leases have stay
 until these end. Requests for the pool wait, and explain says so.
@@ -171,7 +171,7 @@ until these end. Requests for the pool wait, and explain says so.
 		p.poolOrder("scale", "keep another number of machines warm than the file says", `It lasts, also over restarts, until pool start. The pool's limit stays.
 
    drone-runner-aws pool scale linux --min 0
-   drone-runner-aws pool scale --all --min 1 --why "weekend"`, []cli.Flag{min},
+   drone-runner-aws pool scale --all --min 1 --why "weekend"`, []cli.Flag{warm},
 			func(ctx context.Context, c *cli.Context, runner *client.Client, name string) (api.Ordered, error) {
 				n := c.Int("min")
 				return runner.ScalePool(ctx, name, api.ScaleOrder{By: orderer(), Why: c.String("why"), Min: &n})
@@ -200,8 +200,8 @@ func (p *program) poolOrder(name, usage, text string, flags []cli.Flag, do func(
 			if c.Bool("all") == (c.NArg() == 1) || c.NArg() > 1 {
 				return usagef(c, "give one pool, or --all")
 			}
-			if c.IsSet("min") && c.Int("min") < 0 {
-				return usagef(c, "--min is below 0")
+			if name == "scale" && (!c.IsSet("min") || c.Int("min") < 0) {
+				return usagef(c, "say how many machines to keep warm: --min N")
 			}
 			return p.ask(c, func(ctx context.Context, runner *client.Client) error {
 				names := c.Args().Slice()
