@@ -142,16 +142,17 @@ func within(r *rand.Rand, d time.Duration) time.Duration {
 func TestMayDestroyProperties(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	yes := 0
+	yes, orders := 0, 0
 	for range 100_000 {
 		e := evidence{
-			Why:             pick(r, ReasonReleased, ReasonBroken, ReasonExpired, ReasonDrifted, ReasonSurplus, ReasonBusyAge, ReasonOrphan),
+			Why:             pick(r, ReasonReleased, ReasonBroken, ReasonExpired, ReasonDrifted, ReasonSurplus, ReasonBusyAge, ReasonOrphan, ReasonOperator),
 			RunningSteps:    r.IntN(3) - 1,
 			ClockSuspicious: r.IntN(4) == 0,
 			FreeAge:         72 * time.Hour, BusyAge: 24 * time.Hour, Idle: time.Hour,
 			Controller: pick(r, "ours", ""), Complete: r.IntN(4) > 0,
 			ListedAt: noon.Add(within(r, 8*time.Minute)), Sightings: r.IntN(4),
 			FirstSeen: noon.Add(within(r, 10*time.Minute)), Grace: 5 * time.Minute, HadRow: r.IntN(4) == 0,
+			HasRow: r.IntN(4) == 0, Order: OrphanOrder{Foreign: r.IntN(2) == 0, Gitspace: r.IntN(2) == 0, Disks: r.IntN(2) == 0},
 		}
 		var row *Instance
 		if r.IntN(3) > 0 {
@@ -175,6 +176,9 @@ func TestMayDestroyProperties(t *testing.T) {
 			}}
 			e.Lifetimes = []Lifetime{{From: created.Add(within(r, time.Hour)), To: created.Add(within(r, 2*time.Hour))}}
 		}
+		if e.Machine == nil && r.IntN(2) == 0 {
+			e.Disk = &drivers.Disk{Tags: drivers.Tags{Controller: pick(r, "ours", "theirs", "")}}
+		}
 		may, why := mayDestroy(row, e, noon)
 		if why == "" {
 			t.Fatalf("no reason given: row %+v evidence %+v", row, e)
@@ -185,6 +189,16 @@ func TestMayDestroyProperties(t *testing.T) {
 		yes++
 		if why != e.Why {
 			t.Fatalf("destroyed for %q, asked for %q", why, e.Why)
+		}
+		switch {
+		case row == nil && e.HasRow:
+			t.Fatalf("what has a row is destroyed as an orphan: %+v", e)
+		case row == nil && e.Why == ReasonOperator:
+			orders++
+			checkOrder(t, e)
+			continue
+		case row == nil && e.Disk != nil:
+			t.Fatalf("a disk is deleted without an order: %+v", e)
 		}
 		if row == nil {
 			m := e.Machine
@@ -206,8 +220,35 @@ func TestMayDestroyProperties(t *testing.T) {
 			t.Fatalf("a gitspace is destroyed by policy: %+v", row)
 		}
 	}
-	if yes < 1000 {
-		t.Fatalf("only %d of the worlds let anything be destroyed: the test has lost its teeth", yes)
+	if yes < 1000 || orders < 100 {
+		t.Fatalf("only %d of the worlds let anything be destroyed, %d by order: the test has lost its teeth", yes, orders)
+	}
+}
+
+// checkOrder checks what an operator's order for something without a row may
+// reach: only what it names by its words.
+func checkOrder(t *testing.T, e evidence) {
+	t.Helper()
+	var tags drivers.Tags
+	switch {
+	case e.Machine != nil:
+		tags = e.Machine.Tags
+		if tags.Kind != string(Build) && !e.Order.Gitspace {
+			t.Fatalf("what may be a gitspace is destroyed without the word for it: %+v", e)
+		}
+	case e.Disk != nil:
+		tags = e.Disk.Tags
+		if !e.Order.Disks {
+			t.Fatalf("a disk is deleted without the word for it: %+v", e)
+		}
+	default:
+		t.Fatalf("nothing is destroyed: %+v", e)
+	}
+	if (tags.Controller == "" || tags.Controller != e.Controller) && !e.Order.Foreign {
+		t.Fatalf("another controller's is destroyed without the word for it: %+v", e)
+	}
+	if noon.Sub(e.ListedAt) > maxListingAge {
+		t.Fatalf("an order is carried out on an old listing: %+v", e)
 	}
 }
 

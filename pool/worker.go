@@ -325,6 +325,8 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 			next, err = m.retire(ctx, rt, inst)
 		case Failed:
 			next, err = m.bury(ctx, inst)
+		case Leased:
+			next, err = m.lookAtLeased(ctx, inst)
 		default:
 			return
 		}
@@ -471,6 +473,29 @@ func (m *Manager) condemn(ctx context.Context, inst Instance, e evidence, detail
 		rt.kick()
 	}
 	return &next, nil
+}
+
+// leasedRecheck is how often a machine in use is looked at.
+const leasedRecheck = time.Hour
+
+// lookAtLeased looks whether a machine in use still has its lease, which
+// otherwise says when it ends. A build without one is nobody's.
+func (m *Manager) lookAtLeased(ctx context.Context, inst Instance) (*Instance, error) {
+	now := m.stamp()
+	if now.Before(inst.Due) {
+		return nil, nil
+	}
+	lease, err := m.leaseOf(ctx, inst)
+	if err != nil {
+		return nil, err
+	}
+	gone := lease == nil || lease.State.Final() || lease.InstanceID != inst.ID
+	if gone && inst.Kind == Build && !inst.Held {
+		return m.condemn(ctx, inst, evidence{Why: ReasonReleased}, "no lease has it any more")
+	}
+	return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
+		Due: now.Add(leasedRecheck), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
+	})
 }
 
 // bury ends a failed build when its time has come; a gitspace stays for its
