@@ -37,6 +37,11 @@ type engine struct {
 	limits pool.Timeouts
 	// cpus makes the driver one that can pause; nil: it cannot.
 	cpus *cpus
+	// witness and uptime are the engine's; old makes its agents existing ones.
+	witness pool.Witness
+	now     func() time.Time
+	uptime  func() time.Duration
+	old     bool
 
 	m    *pool.Manager
 	stop func()
@@ -96,7 +101,7 @@ func (e *engine) start() {
 		e.run()
 		return
 	}
-	e.mock = agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute, Hook: func(ctx context.Context, op string, t pool.Target, step string) error {
+	e.mock = agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute, Old: e.old, Hook: func(ctx context.Context, op string, t pool.Target, step string) error {
 		if err := e.world.Alive(t.Instance); err != nil {
 			return err
 		}
@@ -129,6 +134,7 @@ func (e *engine) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	m, err := pool.New(ctx, pool.ManagerConfig{
 		Store: e.store, Agent: e.mock, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
+		Witness: e.witness, Now: e.now, Uptime: e.uptime,
 		Timeouts: e.limits, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
 		Open: func(p pool.PoolConfig) (pool.Opened, error) {
 			cfg, ok := p.Spec.(*noop.Config)

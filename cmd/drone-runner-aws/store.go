@@ -57,7 +57,7 @@ func (d *delegate) openStore(ctx context.Context) (pool.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.witness = witnessOf(path)
+	d.witness = witnessOf(at.source)
 	return st, nil
 }
 
