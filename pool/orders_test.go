@@ -317,14 +317,19 @@ func TestALeaseIsEndedFromEveryState(t *testing.T) {
 func TestAHeldMachineStays(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.limits = pool.Timeouts{SweepLocal: time.Hour, FreeAge: 4 * time.Hour}
-		e.pools[0].min, e.pools[0].max = 1, 4
-		warm := e.inState(pool.Warm)
-		used := e.setup("a").Instance
-		for _, inst := range []pool.Instance{warm, used} {
+		e.pools[0].min, e.pools[0].max = 2, 4
+		hold := func(inst pool.Instance) {
 			if _, err := e.m.HoldInstance(t.Context(), inst.Name, true, pool.Order{By: "ann", Why: "look"}); err != nil {
 				t.Fatal(err)
 			}
 		}
+		warm := e.inState(pool.Warm)
+		hold(warm)
+		used := e.setup("a").Instance
+		if used.ID == warm.ID {
+			t.Fatal("the held machine was given away")
+		}
+		hold(used)
 		pass(time.Minute)
 		e.destroy("a") // its caller is answered
 		pass(24 * time.Hour)

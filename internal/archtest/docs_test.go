@@ -171,7 +171,11 @@ func commandNames(t *testing.T) []string {
 			}
 			parent := field(lit, "Name")
 			names = append(names, parent)
-			subs, _ := value(lit, "Subcommands").(*ast.CompositeLit)
+			list := value(lit, "Subcommands")
+			if call, ok := list.(*ast.CallExpr); ok && len(call.Args) > 0 {
+				list = call.Args[0] // append(…, p.poolOrders()...)
+			}
+			subs, _ := list.(*ast.CompositeLit)
 			if subs == nil {
 				return true
 			}
@@ -182,9 +186,50 @@ func commandNames(t *testing.T) []string {
 			}
 			return true
 		})
+		for _, d := range f.file.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
+				names = append(names, orderNames(fn)...)
+			}
+		}
 	}
 	return names
 }
+
+// orderNames finds the commands that are made by a call with their name first:
+// order("hold", …), poolOrder("stop", …). Those of a function called xOrders
+// stand below x, with its literal commands.
+func orderNames(fn *ast.FuncDecl) []string {
+	group, below := strings.CutSuffix(fn.Name.Name, "Orders")
+	prefix := ""
+	if below {
+		prefix = group + " "
+	}
+	var names []string
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			called := ""
+			switch fun := n.Fun.(type) {
+			case *ast.Ident:
+				called = fun.Name
+			case *ast.SelectorExpr:
+				called = fun.Sel.Name
+			}
+			if (called == "order" || called == "poolOrder") && len(n.Args) > 0 {
+				names = append(names, prefix+text(n.Args[0]))
+			}
+		case *ast.CompositeLit:
+			if below && isElided(n) {
+				names = append(names, prefix+field(n, "Name"))
+			}
+		}
+		return true
+	})
+	return names
+}
+
+// isElided says whether a literal's type stands with its list.
+func isElided(lit *ast.CompositeLit) bool { return lit.Type == nil && value(lit, "Name") != nil }
 
 func isCommand(e ast.Expr) bool {
 	sel, ok := e.(*ast.SelectorExpr)
