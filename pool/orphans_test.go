@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -71,7 +73,7 @@ func TestOrphansAreListedWithWhatWouldMakeThemGo(t *testing.T) {
 				reported++
 			}
 		}
-		if reported != 3 { // gitspace, ancient, disk
+		if reported != 4 { // gitspace, ancient, disk, and on one's own host theirs
 			t.Errorf("%d events of reported orphans, want one for each reason", reported)
 		}
 	})
@@ -214,8 +216,9 @@ func TestMachinesOfOtherControllersAreNeverTouched(t *testing.T) {
 		if n := count(e.machines(), func(s string) bool { return strings.Contains(s, "theirs") || strings.Contains(s, "nobodys") }); n != 10 {
 			t.Errorf("%d of 10 are left", n)
 		}
-		if n := len(e.m.Counters().Orphans); n != 0 {
-			t.Errorf("they count as ours: %v", e.m.Counters().Orphans)
+		want := map[pool.OrphanLabel]int{{Scope: "noop:/bubble", Reason: pool.KeepForeign}: 10}
+		if diff := cmp.Diff(want, e.m.Counters().Orphans); diff != "" {
+			t.Errorf("on one's own host they are counted: -want +got\n%s", diff)
 		}
 	})
 }

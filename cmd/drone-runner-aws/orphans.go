@@ -28,7 +28,11 @@ func (p *program) orphansCommand() *cli.Command {
 			}
 			if !c.Bool("foreign") {
 				theirs := func(o api.Orphan) bool { return o.Foreign }
+				all := len(o.Machines) + len(o.Disks)
 				o.Machines, o.Disks = slices.DeleteFunc(o.Machines, theirs), slices.DeleteFunc(o.Disks, theirs)
+				if n := all - len(o.Machines) - len(o.Disks); n > 0 {
+					fmt.Fprintf(p.stderr, "%d made by other controllers are left out; --foreign lists them\n", n)
+				}
 			}
 			if c.Bool("json") {
 				return p.json(o)
