@@ -316,16 +316,14 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 				m.settleWarm(ctx, rt, inst)
 			}
 			next, err = m.retire(ctx, rt, inst)
-		case Leased:
-			if unsettled {
-				m.rouse(ctx, rt, inst)
-			}
-			return
 		case Hibernated:
 			next, err = m.retire(ctx, rt, inst)
 		case Failed:
 			next, err = m.bury(ctx, inst)
 		case Leased:
+			if unsettled {
+				m.rouse(ctx, rt, inst)
+			}
 			next, err = m.lookAtLeased(ctx, inst)
 		default:
 			return
