@@ -36,15 +36,7 @@ const replicasPool = `instances:
 // that are processes, under load: the one that holds the pool is killed,
 // stopped for longer than its hold lasts, and both are restarted in turn.
 func TestE2EReplicas(t *testing.T) {
-	dir, err := os.MkdirTemp("", "r") // short: a socket's path has 107 characters
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { removeMachines(t, dir) })
-	if err := os.WriteFile(filepath.Join(dir, "pool.yml"), []byte(replicasPool), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f := &realFleet{t: t, dir: dir, dsn: emptyDatabase(t).Reveal(), used: map[string]string{}, open: map[string]*realReplica{}}
+	f := newFleet(t)
 	f.admit(f.start("a"))
 	f.admit(f.start("b"))
 	f.begin(8)
@@ -98,6 +90,21 @@ func TestE2EReplicas(t *testing.T) {
 	f.audit()
 }
 
+// newFleet makes an empty store and a folder for machines; replicas are started
+// by the test.
+func newFleet(t *testing.T) *realFleet {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "r") // short: a socket's path has 107 characters
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeMachines(t, dir) })
+	if err := os.WriteFile(filepath.Join(dir, "pool.yml"), []byte(replicasPool), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &realFleet{t: t, dir: dir, dsn: emptyDatabase(t).Reveal(), used: map[string]string{}, open: map[string]*realReplica{}}
+}
+
 // settle lets the load go on for a while: there is no event to wait for.
 func settle(t *testing.T, d time.Duration) {
 	t.Helper()
@@ -131,9 +138,17 @@ type realReplica struct {
 	run   string // the name of its run, once it has held the pool
 	said  *lockedBuffer
 	ended chan struct{}
+	// calls is how many of its calls clients wait for.
+	calls atomic.Int64
 }
 
-func (f *realFleet) start(name string) *realReplica {
+// thisProgram is the program under test, which testscript puts on the path.
+const thisProgram = "drone-runner-aws"
+
+func (f *realFleet) start(name string) *realReplica { return f.startAs(name, thisProgram) }
+
+// startAs starts a replica with a program of another version.
+func (f *realFleet) startAs(name, program string) *realReplica {
 	f.t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(f.t.Context(), "tcp", "127.0.0.1:0")
@@ -145,7 +160,7 @@ func (f *realFleet) start(name string) *realReplica {
 		f.t.Fatal(err)
 	}
 	r := &realReplica{name: name, said: &lockedBuffer{}, ended: make(chan struct{})}
-	r.cmd = exec.Command("drone-runner-aws", "delegate", "--pool", filepath.Join(f.dir, "pool.yml"), "--data-dir", f.dir)
+	r.cmd = exec.Command(program, "delegate", "--pool", filepath.Join(f.dir, "pool.yml"), "--data-dir", f.dir)
 	r.cmd.Env = append(os.Environ(), "DRONE_HTTP_BIND="+address, "DRONE_DATABASE_DRIVER=postgres",
 		"DRONE_DATABASE_DATASOURCE="+f.dsn, "DRONE_RUNNER_HA=true", "DRONE_RUNNER_NAME=runner")
 	r.cmd.Stdout, r.cmd.Stderr = io.Discard, r.said
@@ -218,7 +233,16 @@ func (f *realFleet) any() *realReplica {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	names := slices.Sorted(maps.Keys(f.open))
-	return f.open[names[rand.N(len(names))]]
+	r := f.open[names[rand.N(len(names))]]
+	r.calls.Add(1) // under the lock: once it is withdrawn no call begins
+	return r
+}
+
+// empty withdraws a replica and waits for the calls that are under way.
+func (f *realFleet) empty(r *realReplica) {
+	f.t.Helper()
+	f.withdraw(r.name)
+	f.until(patience, "the calls of "+r.name, func() bool { return r.calls.Load() == 0 })
 }
 
 // holder is the run that has the pool, as one of the replicas sees it.
@@ -327,6 +351,7 @@ func (f *realFleet) call(what string, do func(context.Context, *client.Client) e
 		ctx, cancel := context.WithTimeout(f.t.Context(), callLimit)
 		err := do(ctx, r.api)
 		cancel()
+		r.calls.Add(-1)
 		if err == nil {
 			return true
 		}
@@ -359,7 +384,7 @@ func (f *realFleet) audit() {
 	f.t.Helper()
 	var rows []api.Instance
 	f.until(patience, "the quiet pool", func() bool {
-		list, err := f.any().api.Instances(f.t.Context(), client.InstanceQuery{Live: true})
+		list, err := f.replica("a").api.Instances(f.t.Context(), client.InstanceQuery{Live: true})
 		rows = list.Instances
 		warm := 0
 		for _, row := range rows {

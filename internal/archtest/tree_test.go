@@ -19,7 +19,7 @@ const module = "github.com/vm-runner/drone-runner-aws"
 // root is the top of the repository.
 const root = "../.."
 
-// skipped are folders that hold what a build or a run leaves behind.
+// skipped hold what a build or a run leaves behind. In a worktree .git is a file.
 var skipped = []string{".git", ".run", "bin", "dist", "node_modules"}
 
 // files lists every file of the tree, relative to its top, with slashes.
@@ -35,8 +35,8 @@ func files(t *testing.T) []string {
 			return err
 		}
 		rel = filepath.ToSlash(rel)
-		if d.IsDir() {
-			if slices.Contains(skipped, rel) {
+		if slices.Contains(skipped, rel) {
+			if d.IsDir() {
 				return fs.SkipDir
 			}
 			return nil

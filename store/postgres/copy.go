@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
@@ -62,39 +59,38 @@ func (b *backend) backup(ctx context.Context, w io.Writer, now time.Time) (store
 	if err != nil {
 		return info, err
 	}
-	if !slices.Contains(have, versions) || !slices.Contains(have, "meta") {
+	if !slices.Contains(have, core.Versions) || !slices.Contains(have, "meta") {
 		return info, fmt.Errorf("%w: %s has no store: there is nothing to back up", pool.ErrUnavailable, b.name)
 	}
-	if err := tx.QueryRowContext(ctx, `SELECT max(version_id) FROM `+versions).Scan(&info.Schema); err != nil {
-		return info, err
-	}
-	version, err := newest()
+	schema, err := known(ctx, tx)
 	if err != nil {
 		return info, err
 	}
-	if info.Schema > version {
-		return info, fmt.Errorf("%w: %s: its schema has version %d, this program knows up to %d; back it up with the newer runner that works on it",
-			pool.ErrUnavailable, b.name, info.Schema, version)
-	}
+	info.Schema = schema.Version
 	ours := slices.DeleteFunc(core.Tables(), func(t string) bool { return !slices.Contains(have, t) })
 	return core.Dump(ctx, tx, ours, w, info)
 }
 
 // newest is the version this program's schema has.
 func newest() (int64, error) {
-	files, err := fs.ReadDir(migrations, "migrations")
+	files, err := migrationFiles()
 	if err != nil {
 		return 0, err
 	}
-	var version int64
-	for _, f := range files {
-		v, err := goose.NumericComponent(f.Name())
-		if err != nil {
-			return 0, err
-		}
-		version = max(version, v)
+	return core.Newest(files)
+}
+
+// known is what the tables are, none of which may be newer than the program.
+func known(ctx context.Context, q core.Querier) (core.Schema, error) {
+	version, err := newest()
+	if err != nil {
+		return core.Schema{}, err
 	}
-	return version, nil
+	schema, err := core.ReadSchema(ctx, q, version)
+	if err != nil {
+		return schema, err
+	}
+	return schema, schema.Whole(version)
 }
 
 // tables are those of the connection's schema.
@@ -192,6 +188,10 @@ func (b *backend) replaceable(ctx context.Context, q core.Querier, o RestoreOpti
 	if err != nil || !slices.Contains(have, "controllers") {
 		return false, err
 	}
+	// Tables that this program does not know would stay behind.
+	if _, err := known(ctx, q); err != nil {
+		return false, err
+	}
 	var incarnation string
 	var seen int64
 	err = q.QueryRowContext(ctx, `SELECT incarnation, seen FROM controllers ORDER BY seen DESC LIMIT 1`).Scan(&incarnation, &seen)
@@ -281,7 +281,7 @@ func (b *backend) swap(ctx context.Context, schema string, made, before pgx.Iden
 		}
 		kept = before[0]
 	}
-	for _, table := range append(core.Tables(), versions) {
+	for _, table := range append(core.Tables(), core.Versions) {
 		if slices.Contains(have, table) {
 			text := `DROP TABLE ` + home.Sanitize() + `.` + table + ` CASCADE`
 			if keep {
@@ -292,7 +292,7 @@ func (b *backend) swap(ctx context.Context, schema string, made, before pgx.Iden
 			}
 		}
 	}
-	for _, table := range append(core.Tables(), versions) {
+	for _, table := range append(core.Tables(), core.Versions) {
 		if _, err := tx.ExecContext(ctx, `ALTER TABLE `+made.Sanitize()+`.`+table+` SET SCHEMA `+home.Sanitize()); err != nil {
 			return "", err
 		}

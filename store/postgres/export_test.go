@@ -6,6 +6,9 @@ import (
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
 )
 
+// Newest is the version of the program's schema.
+func Newest() (int64, error) { return newest() }
+
 // Channel is what a store's announcements go through.
 func Channel(s *Store) string { return s.notes.b.channel }
 

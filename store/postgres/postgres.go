@@ -6,7 +6,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -44,9 +43,6 @@ var migrations embed.FS
 
 // migrationKey is the database's lock for changes of a schema.
 const migrationKey = `hashtextextended('drone-runner-aws migrations ' || current_schema(), 0)`
-
-// versions is goose's own table.
-const versions = "goose_db_version"
 
 // errClosed is every operation's answer after Close.
 var errClosed = fmt.Errorf("%w: the store is closed", pool.ErrUnavailable)
@@ -191,7 +187,8 @@ type backend struct {
 	closed bool
 }
 
-// migrate brings the schema up to date. The lock is the database's, per schema,
+// migrate brings the schema up to date, each migration in a transaction, and
+// leaves a newer one as it is. The lock is the database's, per schema,
 // and ends with the connection if the process dies.
 func (b *backend) migrate(ctx context.Context) error {
 	conn, err := b.db.Conn(ctx)
@@ -206,11 +203,11 @@ func (b *backend) migrate(ctx context.Context) error {
 		// Closing the connection would do it too; this keeps it for the pool.
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+migrationKey+`)`)
 	}()
-	files, err := fs.Sub(migrations, "migrations")
+	files, err := migrationFiles()
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectPostgres, b.db, files, goose.WithDisableGlobalRegistry(true), goose.WithTableName(versions))
+	p, err := goose.NewProvider(goose.DialectPostgres, b.db, files, goose.WithDisableGlobalRegistry(true), goose.WithTableName(core.Versions))
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
@@ -219,14 +216,24 @@ func (b *backend) migrate(ctx context.Context) error {
 		return err
 	}
 	if have > want {
-		return fmt.Errorf("%w: %s: its schema has version %d, this program knows up to %d; it was written by a newer runner: use that one, or restore a copy from before",
-			pool.ErrUnavailable, b.name, have, want)
+		schema, err := core.ReadSchema(ctx, conn, want)
+		if err == nil {
+			schema.Warn(b.log, want)
+		}
+		return err
 	}
-	done, err := p.Up(ctx)
-	if err != nil {
-		return fmt.Errorf("migrate from version %d: %w", have, err)
+	for try := 1; ; try++ {
+		_, err := p.Up(ctx)
+		if err == nil {
+			break
+		}
+		// Runners at work lock the same tables in another order. What was locked
+		// is free again, and the migration as if it had not been tried.
+		if codeOf(err) != codeDeadlock || try == maxTries {
+			return fmt.Errorf("migrate from version %d: %w", have, err)
+		}
 	}
-	if len(done) > 0 {
+	if have < want {
 		b.log.Info("database schema brought up to date", "from", have, "to", want)
 	}
 	return nil

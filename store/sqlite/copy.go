@@ -51,27 +51,32 @@ func backup(ctx context.Context, path string, w io.Writer, now time.Time) (store
 		return info, err
 	}
 	defer conn.Close()
-	ours, err := recognise(ctx, conn)
+	version, err := newest()
 	if err != nil {
 		return info, err
-	}
-	if !ours {
-		return info, fmt.Errorf("%w: %s is empty: there is nothing to back up", pool.ErrUnavailable, path)
 	}
 	// From its first statement on the transaction sees one state.
 	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
 		return info, err
 	}
 	defer func() { _, _ = conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") }()
-	if err := conn.QueryRowContext(ctx, `SELECT max(version_id) FROM `+versions).Scan(&info.Schema); err != nil {
+	have, err := recognise(ctx, conn)
+	if err == nil {
+		err = have.Whole(version)
+	}
+	if err != nil {
 		return info, err
 	}
-	var have []string
+	if have.Version == 0 {
+		return info, fmt.Errorf("%w: %s is empty: there is nothing to back up", pool.ErrUnavailable, path)
+	}
+	info.Schema = have.Version
+	var there []string
 	rows, err := conn.QueryContext(ctx, `SELECT name FROM sqlite_master WHERE type = 'table'`)
-	if err := collect(rows, err, &have); err != nil {
+	if err := collect(rows, err, &there); err != nil {
 		return info, err
 	}
-	tables := slices.DeleteFunc(core.Tables(), func(t string) bool { return !slices.Contains(have, t) })
+	tables := slices.DeleteFunc(core.Tables(), func(t string) bool { return !slices.Contains(there, t) })
 	return core.Dump(ctx, conn, tables, w, info)
 }
 
@@ -187,8 +192,8 @@ func settle(ctx context.Context, path string, force bool) (keep bool, err error)
 		return false, err
 	}
 	empty := false
-	ours, err := recognise(ctx, db)
-	if err == nil && ours {
+	have, err := recognise(ctx, db)
+	if err == nil && have.Version > 0 {
 		empty, err = core.Empty(ctx, db)
 	}
 	if err == nil {

@@ -7,6 +7,9 @@ import (
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
 )
 
+// Newest is the version of the program's schema.
+func Newest() (int64, error) { return newest() }
+
 // Raw opens a file for reading, beside an open store.
 func Raw(path string) (*sql.DB, error) { return sql.Open(driverName, dsn(path, true, SyncFull)) }
 

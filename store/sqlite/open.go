@@ -158,8 +158,8 @@ func prepare(ctx context.Context, db *sql.DB, path string, o Options) error {
 	steps := []func(context.Context) error{
 		func(ctx context.Context) error { return checkPages(ctx, db, o.Log) },
 		func(ctx context.Context) error {
-			ours, err := recognise(ctx, db)
-			if err != nil || !ours {
+			have, err := recognise(ctx, db)
+			if err != nil || have.Version == 0 {
 				return err
 			}
 			_, err = checkSeal(ctx, db, o.Seal)

@@ -154,9 +154,9 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 			name: "a newer runner wrote it",
 			make: func(t *testing.T, path string) {
 				filled(t, path)
-				execute(t, path, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)")
+				execute(t, path, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1); UPDATE meta SET compat = 998")
 			},
-			want: []string{"version 999", "newer"},
+			want: []string{"version 999", "at least 998", "newer"},
 		},
 		{
 			name: "another program's database",

@@ -89,27 +89,38 @@ func works(t *testing.T, ctx context.Context, s pool.Store) {
 	}
 }
 
-// TestMigrationsOnlyAdd: a runner of the version before goes on working on a
-// database that a newer one has brought up.
-func TestMigrationsOnlyAdd(t *testing.T) {
+// TestMigrationsOnlyAddOrSaySo: a runner of the version before goes on working
+// on a database that a newer one has brought up, unless the migration says that
+// it does not.
+func TestMigrationsOnlyAddOrSaySo(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("migrations/*.sql")
-	if err != nil || len(files) < 2 {
-		t.Fatal(files, err)
-	}
-	for _, path := range files[1:] {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+	for _, dialect := range []string{".", "../postgres"} {
+		files, err := filepath.Glob(filepath.Join(dialect, "migrations*", "*.sql"))
+		if err != nil || len(files) < 4 {
+			t.Fatal(files, err)
 		}
-		for _, line := range strings.Split(string(b), "\n") {
-			for _, word := range []string{"DROP TABLE", "DROP COLUMN", "RENAME"} {
-				if strings.Contains(line, word) {
-					t.Errorf("%s: %s", path, line)
-				}
+		for _, path := range files[1:] {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if strings.Contains(line, "ADD COLUMN") && !strings.Contains(line, "DEFAULT") {
-				t.Errorf("%s: a column without default: %s", path, line)
+			takes, says := "", false
+			for line := range strings.Lines(string(b)) {
+				for _, word := range []string{"DROP TABLE", "DROP COLUMN", "RENAME", "ALTER COLUMN"} {
+					if strings.Contains(line, word) {
+						takes = line
+					}
+				}
+				if strings.Contains(line, "ADD COLUMN") && !strings.Contains(line, "DEFAULT") {
+					takes = line
+				}
+				says = says || strings.Contains(line, "UPDATE meta SET compat = ")
+			}
+			if takes != "" && !says {
+				t.Errorf("%s does not say UPDATE meta SET compat, but older programs cannot work with: %s", path, takes)
+			}
+			if says && takes == "" {
+				t.Errorf("%s shuts older programs out and takes nothing away", path)
 			}
 		}
 	}

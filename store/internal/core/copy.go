@@ -111,10 +111,15 @@ func Load(ctx context.Context, tx Execer, in *store.CopyReader, given string) er
 			_ = insert.Close() // nothing is pending
 		}
 	}()
+	// What the copy says of programs was true of its own schema.
+	var compat int64
+	if err := tx.QueryRowContext(ctx, `SELECT compat FROM meta`).Scan(&compat); err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM meta`); err != nil {
 		return err
 	}
-	return in.Rows(func(table string, columns []string) (err error) {
+	err := in.Rows(func(table string, columns []string) (err error) {
 		if !slices.Contains(Tables(), table) {
 			return fmt.Errorf("%w: it has an unknown table %q", store.ErrCopy, table)
 		}
@@ -137,6 +142,11 @@ func Load(ctx context.Context, tx Execer, in *store.CopyReader, given string) er
 		_, err := insert.ExecContext(ctx, values...)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE meta SET compat = $1`, compat)
+	return err
 }
 
 // ReasonRestored is the event of a machine that a restore holds.
