@@ -48,7 +48,7 @@ formatted() {
 tagged=(./cmd/drone-runner-aws ./internal/e2e)
 
 vet() {
-	go vet ./... && go vet -tags e2e "${tagged[@]}" && go vet -tags bench "${tagged[@]}" || return 1
+	go vet ./... && go vet -tags e2e "${tagged[@]}" && go vet -tags bench "${tagged[@]}" && go vet -tags nextschema ./store/... || return 1
 	local os
 	for os in darwin windows; do
 		GOOS=$os CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/... || return 1

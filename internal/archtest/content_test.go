@@ -80,6 +80,29 @@ func TestNoMachinePathsAndNoSecrets(t *testing.T) {
 	}
 }
 
+// TestNothingIsBuiltWithTheNextSchema: the tag is for tests of neighbouring
+// versions, whose programs no script makes.
+func TestNothingIsBuiltWithTheNextSchema(t *testing.T) {
+	t.Parallel()
+	seen := false
+	for _, name := range files(t) {
+		if name != "Makefile" && name != "Dockerfile" && !strings.HasPrefix(name, "scripts/") && !strings.HasSuffix(name, ".yml") {
+			continue
+		}
+		for line := range strings.Lines(string(read(t, name))) {
+			if strings.Contains(line, "nextschema") {
+				seen = true
+				if strings.Count(line, "-tags nextschema") != strings.Count(line, "go vet -tags nextschema") {
+					t.Errorf("%s: %s", name, strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+	if !seen {
+		t.Error("not even vet reads what the tag nextschema builds")
+	}
+}
+
 func TestTheScanFindsWhatItShould(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
