@@ -32,6 +32,8 @@ type ClientOptions struct {
 	// Kind, "" for success). It must be quick and safe for concurrent use.
 	// Nil: nobody.
 	Observe func(op string, d time.Duration, kind string)
+	// Now is the host's clock, for the time of listings. Nil: time.Now.
+	Now func() time.Time
 }
 
 // Client is what the engine holds of a driver: the same calls, each timed,
@@ -53,6 +55,9 @@ type Client struct {
 
 // NewClient wraps a driver and looks its abilities up, once.
 func NewClient(d Driver, o ClientOptions) *Client {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	c := &Client{d: d, o: o}
 	c.hibernator, _ = d.(Hibernator)
@@ -196,7 +201,7 @@ var errUnanswered = errors.New("the driver gave no answer for this machine")
 // List is the driver's. A listing that comes with an error is never complete,
 // and At is never later than the call.
 func (c *Client) List(ctx context.Context, q Query) (Listing, error) {
-	start := time.Now()
+	start := c.o.Now()
 	var l Listing
 	err := c.call(ctx, "list", "", func() (err error) {
 		l, err = c.d.List(ctx, q)

@@ -108,6 +108,7 @@ type clockGuard struct {
 	wall  time.Time
 	mono  time.Duration
 	until time.Duration
+	news  bool // a jump that was not taken yet
 }
 
 const (
@@ -125,9 +126,18 @@ func (c *clockGuard) check(wall time.Time, mono time.Duration) bool {
 	jumped := c.seen && apart.Abs() > clockJump
 	c.seen, c.wall, c.mono = true, wall.Round(0), mono
 	if jumped {
-		c.until = mono + clockDistrust
+		c.until, c.news = mono+clockDistrust, true
 	}
 	return jumped
+}
+
+// take says whether there was a jump since it was last asked.
+func (c *clockGuard) take() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news := c.news
+	c.news = false
+	return news
 }
 
 func (c *clockGuard) suspicious(mono time.Duration) bool {

@@ -482,6 +482,7 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	var purged time.Time
+	var forgot time.Duration
 	m.beat(ctx, m.stamp())
 	for {
 		select {
@@ -495,8 +496,17 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 		}
 		now := m.stamp()
 		m.distrustsClock()
+		if m.clock.take() {
+			if err := m.afterJump(ctx, now); err != nil && ctx.Err() == nil {
+				m.log.Error("due times not put right after the wall clock jumped", "err", err)
+			}
+		}
 		m.beat(ctx, now)
 		m.steps.touchRunning(now)
+		if up := m.up(); up-forgot >= forgetEvery {
+			forgot = up
+			m.forgetEnded(ctx)
+		}
 		m.flushCalls(ctx)
 		for _, id := range m.links.idle(m.now()) {
 			m.agent.Forget(id)

@@ -82,6 +82,13 @@ func (t *stepTable) forget(lease string) {
 	delete(t.ids, lease)
 }
 
+// leases are those whose steps are remembered.
+func (t *stepTable) leases() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.ids))
+}
+
 func (t *stepTable) running(instance string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -264,6 +264,11 @@ func (m *Manager) lookAtBusyAge(ctx context.Context, l Lease, now time.Time) err
 	if err != nil {
 		return err
 	}
+	if m.up() < m.t.Idle {
+		// Its caller could not have called while there was no runner, and whether
+		// the clock is right nobody here has seen yet.
+		return m.store.PostponeLease(ctx, l.Key(), now.Add(min(busyRecheck, m.t.Idle-m.up())), now)
+	}
 	running := m.steps.running(inst.ID)
 	if running == 0 {
 		probe, cancel := context.WithTimeout(ctx, 5*time.Second)

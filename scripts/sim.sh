@@ -1,8 +1,27 @@
 #!/usr/bin/env bash
-# The simulation with more seeds than the unit tests take.
+# The simulation by hand: SEEDS=n seeds from FIRST on, or one SEED=k, perhaps
+# with its whole story (VERBOSE=1), the race detector (RACE=1), or on a real
+# Postgres (POSTGRES=1). It tells of its progress every few seconds.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
-packages=$(grep -rlE --include='*_test.go' '^func TestSim' cmd internal pool store 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
-[ -n "$packages" ] || die "no simulation was found"
-# shellcheck disable=SC2086 # one word per package
-exec go test -run '^TestSim' -count=1 -timeout 30m -v $packages -args -sim.seeds="${SIM_SEEDS:-200}"
+need_go
+test=TestSimulation
+if [ -n "${POSTGRES:-}" ]; then
+	test=TestSimulationOnPostgres
+	if [ -z "${TEST_POSTGRES_DSN:-}" ]; then
+		pg=$(mktemp -d "${TMPDIR:-/tmp}/runner-pg.XXXXXX")
+		trap 'scripts/postgres.sh stop "$pg"' EXIT
+		TEST_POSTGRES_DSN=$(scripts/postgres.sh start "$pg")
+		export TEST_POSTGRES_DSN
+		chmod 755 "$pg"
+	fi
+fi
+flags=(-sim.first="${FIRST:-1}" -sim.report=5s)
+if [ -n "${SEED:-}" ]; then
+	flags+=(-sim.seed="$SEED")
+else
+	flags+=(-sim.seeds="${SEEDS:-2000}")
+fi
+[ -z "${VERBOSE:-}" ] || flags+=(-sim.verbose -test.v)
+# Many seeds: a night must not end because of a default.
+go test ${RACE:+-race} -run "^$test\$" -count=1 -timeout 24h ./internal/sim -args "${flags[@]}"

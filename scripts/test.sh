@@ -66,7 +66,12 @@ unit() {
 	go test -timeout 20m "$@" $list
 }
 
-simulation() { go test -count=1 -timeout 20m ./internal/sim -sim.seeds=24 && go test -race -count=1 -timeout 20m -run '^TestSimulation$' ./internal/sim -sim.seeds=4; }
+# simulation: many seeds, fewer with the race detector, fewest on a real server.
+simulation() {
+	go test -count=1 -timeout 30m -run '^TestSimulation(Bites)?$' ./internal/sim -sim.seeds="${SIM_SEEDS:-2000}" -sim.report=20s &&
+		go test -race -count=1 -timeout 20m -run '^TestSimulation$' ./internal/sim -sim.seeds="${SIM_RACE_SEEDS:-100}" -sim.report=20s &&
+		go test -count=1 -timeout 20m -run '^TestSimulationOnPostgres$' ./internal/sim -sim.seeds="${SIM_POSTGRES_SEEDS:-50}" -sim.report=20s
+}
 
 # driver: the conformance suite and more on real machines.
 driver() {
@@ -114,7 +119,7 @@ stage "tree (imports, docs)" go test -count=1 ./internal/archtest
 stage "go mod tidy -diff" go mod tidy -diff
 if [ "$mode" = quick ]; then
 	stage "unit tests" unit
-	stage "simulation" go test ./internal/sim -sim.seeds=4
+	stage "simulation" go test -run '^TestSimulation' ./internal/sim -sim.seeds=40
 else
 	pg=$(mktemp -d "${TMPDIR:-/tmp}/runner-pg.XXXXXX")
 	if dsn=$(scripts/postgres.sh start "$pg"); then

@@ -37,8 +37,9 @@ var table = []rule{
 	{"internal/guestlink", nil},
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
-	{"internal/sim", []string{"pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
-	{"internal/e2e", nil},                                                            // tests only
+	{"internal/testclock", nil},                                                                            // tests only
+	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
+	{"internal/e2e", nil},                                                                                  // tests only
 	{"internal/loadgen", []string{"server/api", "server/client"}},
 	{"internal/chaos", []string{"server/api", "server/client"}},
 	{"internal/chaos/cmd", []string{"internal/chaos"}},

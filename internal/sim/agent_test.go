@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -11,10 +12,10 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// agents is what one incarnation sees of the programs inside the machines.
+// agents is what one process sees of the programs inside the machines.
 type agents struct {
-	w    *world
-	fuse *fuse
+	w *world
+	p *process
 }
 
 var (
@@ -23,77 +24,131 @@ var (
 	errUnreachable = errors.New("connection refused")
 )
 
-// reach finds the machine behind a target, if its agent answers now.
-func (a agents) reach(t pool.Target) error {
-	if err := a.fuse.pass(); err != nil {
+// stageOf is whose call a body belongs to.
+func stageOf(body json.RawMessage) string {
+	var b struct {
+		Stage string `json:"stage_runtime_id"`
+	}
+	if err := json.Unmarshal(body, &b); err != nil {
+		return ""
+	}
+	return b.Stage
+}
+
+// bodyOf is the body of a stage's call.
+func bodyOf(stage string) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"stage_runtime_id":%q}`, stage))
+}
+
+// reach makes one call to the machine behind a target, if its agent answers.
+func (a agents) reach(ctx context.Context, t pool.Target, f func(*machine) error) error {
+	if err := a.p.alive(ctx); err != nil {
 		return err
+	}
+	name := strings.TrimPrefix(t.Address, "sim/")
+	if d := a.w.d; d.chance(a.w.faults().agentHangs, "agent-hangs", d.nth("agent call")) {
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
-	m := a.w.machines[strings.TrimPrefix(t.Address, "sim/")]
-	now := time.Now()
-	switch {
-	case m == nil, m.deadAt(now), m.asleep, m.paused, m.boots.IsZero(), now.Before(m.boots):
-		return errUnreachable
-	case m.tags.Instance != t.Instance:
-		a.w.accuse("the machine at %s is %s, not %s", t.Address, m.tags.Instance, t.Instance)
+	m, err := a.w.reach(name, time.Now())
+	if err != nil {
+		return err
 	}
-	return nil
+	if m.tags.Instance != t.Instance {
+		return fmt.Errorf("the certificate is of %s, not of %s", m.tags.Instance, t.Instance)
+	}
+	if f == nil {
+		return nil
+	}
+	return f(m)
 }
 
-func (a agents) Health(_ context.Context, t pool.Target) (pool.Health, error) {
-	return pool.Health{Version: "sim"}, a.reach(t)
+// Health implements pool.Agent.
+func (a agents) Health(ctx context.Context, t pool.Target) (pool.Health, error) {
+	h := pool.Health{Version: "sim"}
+	err := a.reach(ctx, t, func(m *machine) error { h.RunningSteps = m.steps; return nil })
+	return h, err
 }
 
-func (a agents) Rehearse(_ context.Context, t pool.Target) error { return a.reach(t) }
+// Rehearse implements pool.Agent.
+func (a agents) Rehearse(ctx context.Context, t pool.Target) error { return a.reach(ctx, t, nil) }
 
-func (a agents) Setup(ctx context.Context, t pool.Target, _ json.RawMessage) error {
+// Setup implements pool.Agent.
+func (a agents) Setup(ctx context.Context, t pool.Target, body json.RawMessage) error {
 	if err := nap(ctx, 20*time.Millisecond); err != nil {
 		return err
 	}
-	if err := a.reach(t); err != nil {
-		return err
-	}
-	if a.w.chance(a.w.faults().setupFails, "setup-fails", t.Instance) {
-		return &pool.AgentError{Op: "setup", Status: 500, Message: "Cannot connect to the Docker daemon"}
-	}
-	return nil
+	return a.reach(ctx, t, func(m *machine) error {
+		stage := stageOf(body)
+		a.w.log.setUp(m.name, m.used, stage)
+		m.used = stage
+		if a.w.d.chance(a.w.bad.setupFails, "setup-fails", m.n) {
+			return &pool.AgentError{Op: "setup", Status: 500, Message: "Cannot connect to the Docker daemon"}
+		}
+		return nil
+	})
 }
 
-func (a agents) StartStep(_ context.Context, t pool.Target, _ json.RawMessage) error {
-	return a.reach(t)
+// StartStep implements pool.Agent.
+func (a agents) StartStep(ctx context.Context, t pool.Target, body json.RawMessage) error {
+	return a.reach(ctx, t, func(m *machine) error {
+		if stage := stageOf(body); stage != m.used {
+			a.w.log.wrong(ruleUsed, m.name, "a step of %s is started on %s, which was set up for %q", stage, m.name, m.used)
+		}
+		return nil
+	})
 }
 
+// PollStep implements pool.Agent. A machine that dies answers nothing more.
 func (a agents) PollStep(ctx context.Context, t pool.Target, step string) (pool.StepResult, error) {
-	end := time.Now().Add(time.Duration(a.w.draw("step", step) * float64(3*time.Minute)))
-	for time.Now().Before(end) {
-		if err := nap(ctx, min(time.Until(end), 5*time.Second)); err != nil {
-			return pool.StepResult{}, err
-		}
-		if err := a.fuse.pass(); err != nil {
-			return pool.StepResult{}, err
-		}
+	if a.w.d.chance(a.w.faults().stepForgets, "step-forgotten", step) {
+		return pool.StepResult{}, &pool.AgentError{Op: "poll_step", Status: 404, Message: "step not found"}
 	}
-	for {
-		err := a.reach(t)
-		if err == nil {
+	started := a.reach(ctx, t, func(m *machine) error { m.steps++; return nil }) == nil
+	ended := func(m *machine) error { m.steps--; return nil }
+	name := strings.TrimPrefix(t.Address, "sim/")
+	defer func() {
+		if started {
+			a.w.mu.Lock()
+			if m := a.w.machines[name]; m != nil {
+				_ = ended(m) // never fails
+			}
+			a.w.mu.Unlock()
+		}
+	}()
+	if err := nap(ctx, a.w.d.span(3*time.Minute, "step", step)); err != nil {
+		return pool.StepResult{}, err
+	}
+	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		err := a.reach(ctx, t, nil)
+		switch {
+		case err == nil:
 			return pool.StepResult{Body: json.RawMessage(`{"exited":true}`), Exported: map[string]string{"LAST": step}}, nil
-		}
-		if errors.Is(err, errCrashed) {
+		case errors.Is(err, errCrashed):
 			return pool.StepResult{}, err
 		}
-		if err := nap(ctx, time.Second); err != nil {
+		if err := nap(ctx, pause); err != nil {
 			return pool.StepResult{}, err
 		}
 	}
 }
 
-func (a agents) Output(_ context.Context, t pool.Target, _ string, offset int64, _ io.Writer) (int64, error) {
-	return offset, a.reach(t)
+// Output implements pool.Agent.
+func (a agents) Output(ctx context.Context, t pool.Target, _ string, offset int64, _ io.Writer) (int64, error) {
+	return offset, a.reach(ctx, t, nil)
 }
 
-func (a agents) Suspend(_ context.Context, t pool.Target, _ json.RawMessage) error { return a.reach(t) }
+// Suspend implements pool.Agent.
+func (a agents) Suspend(ctx context.Context, t pool.Target, _ json.RawMessage) error {
+	return a.reach(ctx, t, nil)
+}
 
-func (a agents) Destroy(_ context.Context, t pool.Target, _ json.RawMessage) error { return a.reach(t) }
+// Destroy implements pool.Agent.
+func (a agents) Destroy(ctx context.Context, t pool.Target, _ json.RawMessage) error {
+	return a.reach(ctx, t, nil)
+}
 
+// Forget implements pool.Agent.
 func (a agents) Forget(string) {}

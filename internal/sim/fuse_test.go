@@ -7,73 +7,119 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// fused is the store one incarnation has: from its crash on nothing it calls
-// has an effect, and the call at which it crashes may have had one.
+// fused is the store one process has: from its crash on nothing it calls has
+// an effect, and the call at which it crashes may have had one. Answers may be
+// late, so that what is decided on them is decided on an old state; after each
+// write the witness looks at what has become of the rows.
 type fused struct {
-	s    pool.Store
-	fuse *fuse
+	s pool.Store
+	p *process
+	w *witness
 }
 
 var _ pool.Store = fused{}
 
-// through makes one call behind the fuse.
-func through[T any](f fused, call func() (T, error)) (T, error) {
+// read makes one call that changes nothing. Its answer may be old when it
+// comes.
+func read[T any](ctx context.Context, f fused, op string, call func() (T, error)) (T, error) {
 	var zero T
-	if err := f.fuse.pass(); err != nil {
+	if err := f.p.before(ctx, op); err != nil {
 		return zero, err
 	}
-	v, err := call()
-	if crash := f.fuse.pass(); crash != nil {
+	var v T
+	var err error
+	f.w.see(func() { v, err = call() })
+	if err := f.p.dawdle(ctx, op); err != nil {
+		return zero, err
+	}
+	if crash := f.p.after(ctx, op); crash != nil {
 		return zero, crash
 	}
 	return v, err
 }
 
-func (f fused) do(call func() error) error {
-	_, err := through(f, func() (struct{}, error) { return struct{}{}, call() })
+// write makes one call that changes rows.
+func write[T any](ctx context.Context, f fused, op string, call func() (T, error)) (T, error) {
+	var zero T
+	if err := f.p.before(ctx, op); err != nil {
+		return zero, err
+	}
+	if err := f.p.dawdle(ctx, op); err != nil {
+		return zero, err
+	}
+	var v T
+	err := f.w.step(f.p, op, func() (err error) {
+		v, err = call()
+		return err
+	})
+	if crash := f.p.after(ctx, op); crash != nil {
+		return zero, crash
+	}
+	return v, err
+}
+
+type none = struct{}
+
+func (f fused) do(ctx context.Context, op string, call func() error) error {
+	_, err := write(ctx, f, op, func() (none, error) { return none{}, call() })
 	return err
 }
 
+func (f fused) look(ctx context.Context, op string, call func() error) error {
+	_, err := read(ctx, f, op, func() (none, error) { return none{}, call() })
+	return err
+}
+
+// note is a write of nothing the promise is about, as Hold is too, which comes
+// every few seconds: it is not looked at.
+func (f fused) note(ctx context.Context, op string, call func() error) error {
+	return f.look(ctx, op, call)
+}
+
+// Close does nothing: the store outlives the process.
 func (f fused) Close() error { return nil }
 
+// Fence implements pool.Store.
+func (f fused) Fence(h pool.Hold) pool.Store { return fused{f.s.Fence(h), f.p, f.w} }
+
 func (f fused) Controller(ctx context.Context, incarnation string, now time.Time) (pool.Controller, error) {
-	return through(f, func() (pool.Controller, error) { return f.s.Controller(ctx, incarnation, now) })
+	return write(ctx, f, "Controller", func() (pool.Controller, error) { return f.s.Controller(ctx, incarnation, now) })
 }
 
 func (f fused) Heartbeat(ctx context.Context, incarnation string, now time.Time) error {
-	return f.do(func() error { return f.s.Heartbeat(ctx, incarnation, now) })
+	return f.note(ctx, "Heartbeat", func() error { return f.s.Heartbeat(ctx, incarnation, now) })
 }
 
 func (f fused) Lifetimes(ctx context.Context) ([]pool.Lifetime, error) {
-	return through(f, func() ([]pool.Lifetime, error) { return f.s.Lifetimes(ctx) })
+	return read(ctx, f, "Lifetimes", func() ([]pool.Lifetime, error) { return f.s.Lifetimes(ctx) })
 }
 
 func (f fused) Configure(ctx context.Context, pools []pool.PoolRow, now time.Time) error {
-	return f.do(func() error { return f.s.Configure(ctx, pools, now) })
+	return f.do(ctx, "Configure", func() error { return f.s.Configure(ctx, pools, now) })
 }
 
 func (f fused) ConfigurePool(ctx context.Context, row pool.PoolRow, now time.Time) error {
-	return f.do(func() error { return f.s.ConfigurePool(ctx, row, now) })
+	return f.do(ctx, "ConfigurePool", func() error { return f.s.ConfigurePool(ctx, row, now) })
 }
 
 func (f fused) Pools(ctx context.Context) ([]pool.PoolRow, error) {
-	return through(f, func() ([]pool.PoolRow, error) { return f.s.Pools(ctx) })
+	return read(ctx, f, "Pools", func() ([]pool.PoolRow, error) { return f.s.Pools(ctx) })
 }
 
 func (f fused) Hold(ctx context.Context, name, replica string, ttl time.Duration) (pool.Hold, error) {
-	return through(f, func() (pool.Hold, error) { return f.s.Hold(ctx, name, replica, ttl) })
+	return read(ctx, f, "Hold", func() (pool.Hold, error) { return f.s.Hold(ctx, name, replica, ttl) })
 }
 
 func (f fused) Snapshot(ctx context.Context, name string, waiters int, now time.Time) (pool.Snapshot, error) {
-	return through(f, func() (pool.Snapshot, error) { return f.s.Snapshot(ctx, name, waiters, now) })
+	return read(ctx, f, "Snapshot", func() (pool.Snapshot, error) { return f.s.Snapshot(ctx, name, waiters, now) })
 }
 
 func (f fused) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.Intend(ctx, in) })
+	return write(ctx, f, "Intend", func() (pool.Instance, error) { return f.s.Intend(ctx, in) })
 }
 
 func (f fused) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.Accepted(ctx, a) })
+	return write(ctx, f, "Accepted", func() (pool.Instance, error) { return f.s.Accepted(ctx, a) })
 }
 
 func (f fused) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.Lease, error) {
@@ -81,7 +127,7 @@ func (f fused) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.L
 		a pool.Instance
 		b *pool.Lease
 	}
-	v, err := through(f, func() (both, error) {
+	v, err := write(ctx, f, "Proven", func() (both, error) {
 		a, b, err := f.s.Proven(ctx, p)
 		return both{a, b}, err
 	})
@@ -89,31 +135,31 @@ func (f fused) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.L
 }
 
 func (f fused) Change(ctx context.Context, c pool.Change) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.Change(ctx, c) })
+	return write(ctx, f, "Change", func() (pool.Instance, error) { return f.s.Change(ctx, c) })
 }
 
 func (f fused) Postpone(ctx context.Context, id string, state pool.InstanceState, p pool.Postponement) error {
-	return f.do(func() error { return f.s.Postpone(ctx, id, state, p) })
+	return f.do(ctx, "Postpone", func() error { return f.s.Postpone(ctx, id, state, p) })
 }
 
 func (f fused) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
-	return through(f, func() (pool.Grant, error) { return f.s.Arrive(ctx, a) })
+	return write(ctx, f, "Arrive", func() (pool.Grant, error) { return f.s.Arrive(ctx, a) })
 }
 
 func (f fused) Activate(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.Activate(ctx, k, due, now, events...) })
+	return write(ctx, f, "Activate", func() (pool.Lease, error) { return f.s.Activate(ctx, k, due, now, events...) })
 }
 
 func (f fused) Requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
-	return through(f, func() (pool.Grant, error) { return f.s.Requeue(ctx, r) })
+	return write(ctx, f, "Requeue", func() (pool.Grant, error) { return f.s.Requeue(ctx, r) })
 }
 
 func (f fused) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
-	return through(f, func() (pool.Ended, error) { return f.s.End(ctx, e) })
+	return write(ctx, f, "End", func() (pool.Ended, error) { return f.s.End(ctx, e) })
 }
 
 func (f fused) Lose(ctx context.Context, k pool.LeaseKey, instance, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.Lose(ctx, k, instance, reason, detail, due, now, events...) })
+	return write(ctx, f, "Lose", func() (pool.Lease, error) { return f.s.Lose(ctx, k, instance, reason, detail, due, now, events...) })
 }
 
 func (f fused) Sleep(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, pool.Instance, error) {
@@ -121,7 +167,7 @@ func (f fused) Sleep(ctx context.Context, k pool.LeaseKey, due, now time.Time, e
 		a pool.Lease
 		b pool.Instance
 	}
-	v, err := through(f, func() (both, error) {
+	v, err := write(ctx, f, "Sleep", func() (both, error) {
 		a, b, err := f.s.Sleep(ctx, k, due, now, events...)
 		return both{a, b}, err
 	})
@@ -133,7 +179,7 @@ func (f fused) Waking(ctx context.Context, k pool.LeaseKey, waiter string, due, 
 		a pool.Lease
 		b pool.Instance
 	}
-	v, err := through(f, func() (both, error) {
+	v, err := write(ctx, f, "Waking", func() (both, error) {
 		a, b, err := f.s.Waking(ctx, k, waiter, due, now)
 		return both{a, b}, err
 	})
@@ -141,111 +187,109 @@ func (f fused) Waking(ctx context.Context, k pool.LeaseKey, waiter string, due, 
 }
 
 func (f fused) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.Woken(ctx, a) })
+	return write(ctx, f, "Woken", func() (pool.Instance, error) { return f.s.Woken(ctx, a) })
 }
 
 func (f fused) Asleep(ctx context.Context, k pool.LeaseKey, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.Asleep(ctx, k, reason, detail, due, now, events...) })
+	return write(ctx, f, "Asleep", func() (pool.Lease, error) { return f.s.Asleep(ctx, k, reason, detail, due, now, events...) })
 }
 
 func (f fused) PostponeLease(ctx context.Context, k pool.LeaseKey, due, now time.Time) error {
-	return f.do(func() error { return f.s.PostponeLease(ctx, k, due, now) })
+	return f.do(ctx, "PostponeLease", func() error { return f.s.PostponeLease(ctx, k, due, now) })
 }
 
 func (f fused) Touch(ctx context.Context, calls map[pool.LeaseKey]time.Time) error {
-	return f.do(func() error { return f.s.Touch(ctx, calls) })
+	return f.note(ctx, "Touch", func() error { return f.s.Touch(ctx, calls) })
 }
 
 func (f fused) Unwait(ctx context.Context, k pool.LeaseKey, waiter string, due, now time.Time) error {
-	return f.do(func() error { return f.s.Unwait(ctx, k, waiter, due, now) })
+	return f.do(ctx, "Unwait", func() error { return f.s.Unwait(ctx, k, waiter, due, now) })
 }
 
 func (f fused) Orphans(ctx context.Context, living []string, due, now time.Time) (int, error) {
-	return through(f, func() (int, error) { return f.s.Orphans(ctx, living, due, now) })
+	return write(ctx, f, "Orphans", func() (int, error) { return f.s.Orphans(ctx, living, due, now) })
 }
 
 func (f fused) Export(ctx context.Context, k pool.LeaseKey, vars map[string]string, now time.Time) error {
-	return f.do(func() error { return f.s.Export(ctx, k, vars, now) })
+	return f.do(ctx, "Export", func() error { return f.s.Export(ctx, k, vars, now) })
 }
 
 func (f fused) Exported(ctx context.Context, k pool.LeaseKey) (map[string]string, error) {
-	return through(f, func() (map[string]string, error) { return f.s.Exported(ctx, k) })
+	return read(ctx, f, "Exported", func() (map[string]string, error) { return f.s.Exported(ctx, k) })
 }
 
 func (f fused) DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]pool.Instance, error) {
-	return through(f, func() ([]pool.Instance, error) { return f.s.DueInstances(ctx, pools, now, limit) })
+	return read(ctx, f, "DueInstances", func() ([]pool.Instance, error) { return f.s.DueInstances(ctx, pools, now, limit) })
 }
 
 func (f fused) DueLeases(ctx context.Context, now time.Time, limit int) ([]pool.Lease, error) {
-	return through(f, func() ([]pool.Lease, error) { return f.s.DueLeases(ctx, now, limit) })
+	return read(ctx, f, "DueLeases", func() ([]pool.Lease, error) { return f.s.DueLeases(ctx, now, limit) })
 }
 
 func (f fused) Adopt(ctx context.Context, pools []string, now time.Time) (int, error) {
-	return through(f, func() (int, error) { return f.s.Adopt(ctx, pools, now) })
+	return write(ctx, f, "Adopt", func() (int, error) { return f.s.Adopt(ctx, pools, now) })
 }
 
 func (f fused) Lease(ctx context.Context, id string) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.Lease(ctx, id) })
+	return read(ctx, f, "Lease", func() (pool.Lease, error) { return f.s.Lease(ctx, id) })
 }
 
 func (f fused) LeaseAt(ctx context.Context, k pool.LeaseKey) (pool.Lease, error) {
-	return through(f, func() (pool.Lease, error) { return f.s.LeaseAt(ctx, k) })
+	return read(ctx, f, "LeaseAt", func() (pool.Lease, error) { return f.s.LeaseAt(ctx, k) })
 }
 
 func (f fused) Instance(ctx context.Context, id string) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.Instance(ctx, id) })
+	return read(ctx, f, "Instance", func() (pool.Instance, error) { return f.s.Instance(ctx, id) })
 }
 
 func (f fused) Instances(ctx context.Context, q pool.InstanceQuery) ([]pool.Instance, error) {
-	return through(f, func() ([]pool.Instance, error) { return f.s.Instances(ctx, q) })
+	return read(ctx, f, "Instances", func() ([]pool.Instance, error) { return f.s.Instances(ctx, q) })
 }
 
 func (f fused) Leases(ctx context.Context, q pool.LeaseQuery) ([]pool.Lease, error) {
-	return through(f, func() ([]pool.Lease, error) { return f.s.Leases(ctx, q) })
+	return read(ctx, f, "Leases", func() ([]pool.Lease, error) { return f.s.Leases(ctx, q) })
 }
 
 func (f fused) Events(ctx context.Context, q pool.EventQuery) ([]pool.Event, error) {
-	return through(f, func() ([]pool.Event, error) { return f.s.Events(ctx, q) })
+	return read(ctx, f, "Events", func() ([]pool.Event, error) { return f.s.Events(ctx, q) })
 }
 
 func (f fused) Note(ctx context.Context, events ...pool.Event) error {
-	return f.do(func() error { return f.s.Note(ctx, events...) })
+	return f.note(ctx, "Note", func() error { return f.s.Note(ctx, events...) })
 }
 
 func (f fused) Recount(ctx context.Context) ([]pool.Drift, error) {
-	return through(f, func() ([]pool.Drift, error) { return f.s.Recount(ctx) })
+	return write(ctx, f, "Recount", func() ([]pool.Drift, error) { return f.s.Recount(ctx) })
 }
 
 func (f fused) Purge(ctx context.Context, p pool.Purge) (int, error) {
-	return through(f, func() (int, error) { return f.s.Purge(ctx, p) })
+	return write(ctx, f, "Purge", func() (int, error) { return f.s.Purge(ctx, p) })
 }
 
 func (f fused) Ping(ctx context.Context) error {
-	return f.do(func() error { return f.s.Ping(ctx) })
+	return f.look(ctx, "Ping", func() error { return f.s.Ping(ctx) })
 }
 
 func (f fused) Unhold(ctx context.Context, h pool.Hold) error {
-	return f.do(func() error { return f.s.Unhold(ctx, h) })
+	return f.note(ctx, "Unhold", func() error { return f.s.Unhold(ctx, h) })
 }
 
-func (f fused) Fence(h pool.Hold) pool.Store { return fused{f.s.Fence(h), f.fuse} }
-
 func (f fused) SetGate(ctx context.Context, name string, g pool.Gate, now time.Time, events ...pool.Event) error {
-	return f.do(func() error { return f.s.SetGate(ctx, name, g, now, events...) })
+	return f.do(ctx, "SetGate", func() error { return f.s.SetGate(ctx, name, g, now, events...) })
 }
 
 func (f fused) SetOverride(ctx context.Context, name string, o pool.Override, now time.Time, events ...pool.Event) error {
-	return f.do(func() error { return f.s.SetOverride(ctx, name, o, now, events...) })
+	return f.do(ctx, "SetOverride", func() error { return f.s.SetOverride(ctx, name, o, now, events...) })
 }
 
 func (f fused) Spent(ctx context.Context, name string, from, to time.Time) (pool.Spent, error) {
-	return through(f, func() (pool.Spent, error) { return f.s.Spent(ctx, name, from, to) })
+	return read(ctx, f, "Spent", func() (pool.Spent, error) { return f.s.Spent(ctx, name, from, to) })
 }
 
 func (f fused) SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...pool.Event) (pool.Instance, error) {
-	return through(f, func() (pool.Instance, error) { return f.s.SetHeld(ctx, id, held, now, events...) })
+	return write(ctx, f, "SetHeld", func() (pool.Instance, error) { return f.s.SetHeld(ctx, id, held, now, events...) })
 }
 
 func (f fused) Position(ctx context.Context, k pool.LeaseKey, name string, limit int) (int, error) {
-	return through(f, func() (int, error) { return f.s.Position(ctx, k, name, limit) })
+	return read(ctx, f, "Position", func() (int, error) { return f.s.Position(ctx, k, name, limit) })
 }

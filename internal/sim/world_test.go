@@ -2,201 +2,293 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-// faults says how bad the world is. All are shares from 0 to 1.
+// faults says how bad the world is. Shares are from 0 to 1.
 type faults struct {
-	createFails float64 // a create that has no effect
-	createLies  float64 // a create that works but answers with an error
-	neverBoots  float64
-	diesEarly   float64 // dies within its first hours
-	destroyFail float64 // a destroy that has no effect
-	listPartial float64 // a listing that lacks machines and says so
-	listStale   float64 // a listing as of half a minute ago
-	listFails   float64
-	setupFails  float64
-	capacity    int // most machines at a time, 0 for no bound
-	slow        time.Duration
+	slow         time.Duration // most that an ordinary cloud call takes
+	boot         time.Duration // most that a boot takes
+	createFails  float64       // a create without effect
+	createLies   float64       // a create that works and answers with an error
+	createHangs  float64       // a create that answers nothing until it is given up, and may work later
+	neverBoots   float64
+	dies         float64 // ends by itself within its first hour, and stays listed
+	vanishes     float64 // the same, and is listed no more
+	within       time.Duration
+	consoleSlow  time.Duration // most that reading a console takes
+	destroyFails float64
+	destroyHangs float64
+	refuses      bool    // refuses every destroy for a while, a day in long seeds
+	listPartial  float64 // a listing that lacks machines and says so
+	listStale    float64 // a listing as of up to a minute ago, with an honest time
+	listFails    float64
+	listSlow     float64 // a listing that takes up to a minute
+	throttles    bool    // whole minutes in which calls are refused for their rate
+	setupFails   float64
+	agentHangs   float64
+	stepForgets  float64 // an agent that knows nothing of a step it was given
+	capacity     int     // most machines at a time, 0 for no bound
+	quota        int     // the same, refused as a quota
 }
 
-// world is the pretend cloud and everything that is known from outside the
-// engine: the oracle.
+// world is the pretend cloud and what is known of it from outside the engine:
+// half of the oracle.
 type world struct {
-	seed uint64
-
-	faultsMu sync.Mutex
-	bad      faults
+	d   *dice
+	log *ledger
 
 	mu       sync.Mutex
+	bad      faults
+	since    time.Time // when the world began
 	machines map[string]*machine
+	numbers  map[string]int // a machine's ordinal, by name: names are random
 	history  []snapshotAt
-	tries    map[string]int
-	holder   map[string]string // machine name -> lease id that holds it, by the caller's account
-	everHeld map[string]string // machine name -> lease id it was ever given to
-	made     int
-	wrong    []string
+	// confirmed are the machines the cloud has said are gone.
+	confirmed map[string]bool
+	made      int
+	// late is how many machines the cloud may yet make of its own.
+	late int
 
 	// sabotage breaks the world on purpose, to see that it is noticed.
-	sabotage struct{ destroyLies, allDead bool }
+	sabotage sabotage
+}
+
+// sabotage is what a bite breaks outside the store.
+type sabotage struct {
+	destroyLies bool // a destroy that only says so
+	allDead     bool // listings call machines dead that callers use
+	strangers   bool // machines that nobody asked for
+	eager       bool // a destroy that takes another machine along
+	// consoleHangs: reading a console ends with the process only.
+	consoleHangs bool
+	renames      bool // machines are asked for in another name
 }
 
 type machine struct {
-	name   string
-	tags   drivers.Tags
-	made   time.Time
-	boots  time.Time // when its agent answers; zero: never
-	dies   time.Time // zero: never
-	paused bool
-	asleep bool
+	name string
+	n    int
+	tags drivers.Tags
+	made time.Time
+	// boots is when its agent answers (zero: never), dies and vanishes when it
+	// ends by itself (zero: never).
+	boots, dies, vanishes time.Time
+	paused, asleep        bool
+	// late: the cloud made it after the call for it had failed.
+	late bool
+	// used is the lease its agent was set up for.
+	used string
+	// steps run in it now.
+	steps int
 }
 
 type snapshotAt struct {
-	at    time.Time
-	names []drivers.Instance
+	at   time.Time
+	seen []drivers.Instance
 }
 
-func newWorld(seed uint64, f faults) *world {
+func newWorld(d *dice, f faults, log *ledger) *world {
 	return &world{
-		seed: seed, bad: f, machines: map[string]*machine{}, tries: map[string]int{},
-		holder: map[string]string{}, everHeld: map[string]string{},
+		d: d, log: log, bad: f, since: time.Now(),
+		machines: map[string]*machine{}, numbers: map[string]int{}, confirmed: map[string]bool{},
 	}
 }
 
 // faults is how bad the world is now.
 func (w *world) faults() faults {
-	w.faultsMu.Lock()
-	defer w.faultsMu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.bad
 }
 
 // calm makes the world behave, except for what it cannot help.
 func (w *world) calm() {
-	w.faultsMu.Lock()
-	defer w.faultsMu.Unlock()
-	w.bad = faults{capacity: w.bad.capacity, slow: w.bad.slow}
-}
-
-// chance draws from the seed and the name of the event, so that the same thing
-// has the same fate whatever runs before it.
-func (w *world) chance(p float64, what ...any) bool {
-	return w.draw(what...) < p
-}
-
-func (w *world) draw(what ...any) float64 {
-	h := fnv.New64a()
-	fmt.Fprint(h, w.seed, what)
-	// One more mix: fnv alone leaves the high bits of short inputs alike.
-	x := h.Sum64()
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	return float64(x>>11) / (1 << 53)
-}
-
-func (w *world) try(what string) int {
-	w.tries[what]++
-	return w.tries[what]
-}
-
-func (w *world) accuse(format string, args ...any) {
-	w.wrong = append(w.wrong, fmt.Sprintf("%s: ", time.Now().Format("15:04:05.000"))+fmt.Sprintf(format, args...))
-}
-
-// hold records that a caller was given a machine and counts on it.
-func (w *world) hold(name, lease string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if other := w.everHeld[name]; other != "" && other != lease {
-		w.accuse("machine %s of %s was given to %s", name, other, lease)
+	w.bad = faults{capacity: w.bad.capacity, quota: w.bad.quota, slow: w.bad.slow, boot: w.bad.boot}
+	now := time.Now()
+	for _, m := range w.machines {
+		// Whoever has not booted by now is mended, not left for ever; who has
+		// not died lives on.
+		if m.boots.IsZero() {
+			m.boots = now.Add(w.bad.boot)
+		}
+		if m.dies.After(now) {
+			m.dies = time.Time{}
+		}
+		if m.vanishes.After(now) {
+			m.vanishes = time.Time{}
+		}
 	}
-	w.everHeld[name] = lease
-	w.holder[name] = lease
 }
 
-// drop records that the caller gives the machine up.
-func (w *world) drop(name string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.holder, name)
+// number is a machine's ordinal; w.mu is held.
+func (w *world) number(name string) int {
+	n := w.numbers[name]
+	if n == 0 {
+		n = len(w.numbers) + 1
+		w.numbers[name] = n
+	}
+	return n
 }
 
+// alive says why a machine's agent cannot answer at now; nil if it can. w.mu
+// is held.
+func (w *world) reach(name string, now time.Time) (*machine, error) {
+	m := w.present(name, now)
+	switch {
+	case m == nil, m.deadAt(now), m.asleep, m.paused, m.boots.IsZero(), now.Before(m.boots):
+		return nil, errUnreachable
+	}
+	return m, nil
+}
+
+// present is a machine that exists to the cloud; w.mu is held.
+func (w *world) present(name string, now time.Time) *machine {
+	m := w.machines[name]
+	if m != nil && !m.vanishes.IsZero() && !now.Before(m.vanishes) {
+		delete(w.machines, name)
+		w.confirmed[name] = true
+		return nil
+	}
+	return m
+}
+
+// dead says whether a machine has ended, by itself or by a destroy.
 func (w *world) dead(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m := w.machines[name]
-	return m == nil || m.deadAt(time.Now())
+	now := time.Now()
+	m := w.present(name, now)
+	return m == nil || m.deadAt(now)
 }
 
 func (m *machine) deadAt(now time.Time) bool { return !m.dies.IsZero() && !now.Before(m.dies) }
 
-func (w *world) count() int {
+// ended says whether the cloud has confirmed that a machine is gone, and
+// whether it exists all the same: late is one made after that.
+func (w *world) ended(name string) (confirmed, exists, late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.machines)
+	m := w.present(name, time.Now())
+	return w.confirmed[name], m != nil, m != nil && m.late
 }
 
-func (w *world) complaints() []string {
+// names are the machines that exist, with when they were made.
+func (w *world) names() map[string]machine {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.wrong)
-}
-
-// fuse makes every call of one incarnation fail from its crash on.
-type fuse struct {
-	mu    sync.Mutex
-	blown bool
-	calls int
-	at    int // the call at which it blows; 0: never by itself
-	blow  func()
-}
-
-var errCrashed = errors.New("this incarnation has crashed")
-
-// pass is asked before and after each store and cloud call; an error after a
-// call means that its effect is there but nobody learns of it.
-func (f *fuse) pass() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.blown {
-		return errCrashed
-	}
-	f.calls++
-	if f.at > 0 && f.calls >= f.at {
-		f.blown = true
-		if f.blow != nil {
-			f.blow()
+	now := time.Now()
+	out := make(map[string]machine, len(w.machines))
+	for name := range w.machines {
+		if m := w.present(name, now); m != nil {
+			out[name] = *m
 		}
-		return errCrashed
+	}
+	return out
+}
+
+// make begins a machine; the cloud has accepted it.
+func (w *world) make(spec drivers.Spec, late bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if w.present(spec.Name, now) != nil {
+		return nil
+	}
+	switch n := len(w.machines); {
+	case w.bad.capacity > 0 && n >= w.bad.capacity:
+		return &drivers.CapacityError{Zone: "sim-a", Err: fmt.Errorf("stockout: %d machines", n)}
+	case w.bad.quota > 0 && n >= w.bad.quota:
+		return fmt.Errorf("%w: %d machines", drivers.ErrQuota, n)
+	}
+	w.made++
+	n := w.number(spec.Name)
+	m := &machine{name: spec.Name, n: n, tags: spec.Tags, made: now, late: late}
+	if !w.d.chance(w.bad.neverBoots, "never-boots", n) {
+		m.boots = now.Add(w.d.span(w.bad.boot, "boot-time", n))
+	}
+	if w.d.chance(w.bad.dies, "dies", n) {
+		m.dies = now.Add(w.d.span(w.bad.within, "dies-at", n))
+	}
+	if w.d.chance(w.bad.vanishes, "vanishes", n) {
+		m.vanishes = now.Add(w.d.span(w.bad.within, "vanishes-at", n))
+	}
+	w.machines[spec.Name] = m
+	if w.sabotage.strangers {
+		twin := *m
+		twin.name += "x"
+		twin.tags.Controller = "somebody" // so that nobody reaps it
+		w.machines[twin.name] = &twin
 	}
 	return nil
 }
 
-// cloud is the driver one incarnation has of the world.
-type cloud struct {
-	w    *world
-	fuse *fuse
+// refused says whether the cloud does nothing for anybody at this moment: it
+// throttles by the minute, and may refuse destroys for a good part of the run.
+func (w *world) refused(op string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := time.Since(w.since)
+	if minute := int(at / time.Minute); w.bad.throttles && w.d.chance(.2, "throttle", minute) {
+		return &drivers.RateLimitError{After: time.Duration(minute+1)*time.Minute - at}
+	}
+	if op == "destroy" && w.bad.refuses && at > 2*time.Minute {
+		return fmt.Errorf("%w: deleting is disabled for this project", drivers.ErrAuth)
+	}
+	return nil
 }
 
-var (
-	_ drivers.Driver     = cloud{}
-	_ drivers.Pauser     = cloud{}
-	_ drivers.Hibernator = cloud{}
-)
-
-var errCloud = errors.New("the cloud has a bad moment")
+// look is one reading of the cloud.
+// Its time is the caller's own.
+func (w *world) look(n int, begun time.Time, inUse func(name string) bool) drivers.Listing {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := time.Now()
+	now := make([]drivers.Instance, 0, len(w.machines))
+	for name := range w.machines {
+		m := w.present(name, at)
+		if m == nil {
+			continue
+		}
+		status := drivers.StatusRunning
+		switch {
+		case m.deadAt(at), w.sabotage.allDead && inUse(m.name):
+			status = drivers.StatusDead
+		case m.asleep:
+			status = drivers.StatusSuspended
+		case m.paused:
+			status = drivers.StatusPaused
+		}
+		now = append(now, drivers.Instance{
+			Ref: drivers.Ref{Name: m.name, ID: "id-" + m.name}, Tags: m.tags, Status: status, Address: "sim/" + m.name, Port: 9079,
+		})
+	}
+	w.history = append(w.history, snapshotAt{at: at, seen: now})
+	for len(w.history) > 1 && at.Sub(w.history[0].at) > time.Minute {
+		w.history = w.history[1:]
+	}
+	l := drivers.Listing{Instances: now, Complete: true, At: begun}
+	switch {
+	case w.d.chance(w.bad.listPartial, "list-partial", n):
+		l.Instances, l.Complete = now[:len(now)/2], false
+	case w.d.chance(w.bad.listStale, "list-stale", n):
+		// An eventually consistent cloud: what it says is complete as of At,
+		// and At is honest.
+		old := w.history[w.d.below(len(w.history), "list-age", n)]
+		l.Instances, l.At = old.seen, begun.Add(old.at.Sub(at))
+	}
+	return l
+}
 
 func nap(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -207,192 +299,25 @@ func nap(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (c cloud) Scope() string { return "sim" }
-
-func (c cloud) Ping(context.Context) error { return c.fuse.pass() }
-
-func (c cloud) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, error) {
-	if err := c.fuse.pass(); err != nil {
-		return drivers.Ref{}, err
-	}
-	w := c.w
-	ref := drivers.Ref{Name: spec.Name, ID: "id-" + spec.Name}
-	w.mu.Lock()
-	n := w.try("create " + spec.Name)
-	order := w.try("create")
-	w.mu.Unlock()
-	if err := nap(ctx, time.Duration(w.draw("create-time", order, n)*float64(w.faults().slow))); err != nil {
-		// The call was sent; whether it worked nobody here learns.
-		if w.chance(0.5, "create-cancel", order, n) {
-			w.make(spec)
-		}
-		return drivers.Ref{}, err
-	}
-	switch {
-	case w.chance(w.faults().createFails, "create-fails", order, n):
-		return drivers.Ref{}, errCloud
-	case w.chance(w.faults().createLies, "create-lies", order, n):
-		w.make(spec)
-		return drivers.Ref{}, errCloud
-	}
-	if err := w.make(spec); err != nil {
-		return drivers.Ref{}, err
-	}
-	if err := c.fuse.pass(); err != nil {
-		return drivers.Ref{}, err
-	}
-	return ref, nil
-}
-
-func (w *world) make(spec drivers.Spec) error {
+// running is how many steps run in a machine.
+func (w *world) running(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.machines[spec.Name] != nil {
-		return nil
+	if m := w.present(name, time.Now()); m != nil {
+		return m.steps
 	}
-	if w.faults().capacity > 0 && len(w.machines) >= w.faults().capacity {
-		return &drivers.CapacityError{Zone: "sim-a", Err: errors.New("stockout")}
-	}
-	w.made++
-	order, now := w.made, time.Now() // the first machine of a seed, the second, …
-	m := &machine{name: spec.Name, tags: spec.Tags, made: now}
-	if !w.chance(w.faults().neverBoots, "never-boots", order) {
-		m.boots = now.Add(time.Duration(w.draw("boot-time", order) * float64(10*w.faults().slow)))
-	}
-	if w.chance(w.faults().diesEarly, "dies", order) {
-		m.dies = now.Add(time.Duration(w.draw("dies-at", order) * float64(2*time.Hour)))
-	}
-	w.machines[spec.Name] = m
-	return nil
+	return 0
 }
 
-func (c cloud) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.DestroyOptions) []error {
-	errs := make([]error, len(refs))
-	for i, ref := range refs {
-		errs[i] = c.destroy(ctx, ref)
-	}
-	return errs
-}
-
-func (c cloud) destroy(ctx context.Context, ref drivers.Ref) error {
-	if err := c.fuse.pass(); err != nil {
-		return err
-	}
-	w := c.w
-	if err := nap(ctx, time.Duration(w.draw("destroy-time", ref.Name)*float64(w.faults().slow))); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	m := w.machines[ref.Name]
-	if m != nil {
-		// The oracle: a caller still counts on it.
-		if lease := w.holder[ref.Name]; lease != "" && !m.deadAt(time.Now()) {
-			w.accuse("machine %s is destroyed while %s uses it", ref.Name, lease)
-		}
-		if w.chance(w.faults().destroyFail, "destroy-fails", ref.Name, w.try("destroy "+ref.Name)) {
-			w.mu.Unlock()
-			return errCloud
-		}
-		if !w.sabotage.destroyLies {
-			delete(w.machines, ref.Name)
-		}
-	}
-	w.mu.Unlock()
-	return c.fuse.pass()
-}
-
-func (c cloud) List(ctx context.Context, _ drivers.Query) (drivers.Listing, error) {
-	if err := c.fuse.pass(); err != nil {
-		return drivers.Listing{}, err
-	}
-	w := c.w
-	at := time.Now()
+func (w *world) delay(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := w.try("list")
-	if w.chance(w.faults().listFails, "list-fails", n) {
-		return drivers.Listing{}, errCloud
-	}
-	now := make([]drivers.Instance, 0, len(w.machines))
-	for _, m := range w.machines {
-		status := drivers.StatusRunning
-		switch {
-		case m.deadAt(at), w.sabotage.allDead && w.holder[m.name] != "":
-			status = drivers.StatusDead
-		case m.asleep:
-			status = drivers.StatusSuspended
-		case m.paused:
-			status = drivers.StatusPaused
-		}
-		now = append(now, drivers.Instance{
-			Ref: drivers.Ref{Name: m.name, ID: "id-" + m.name}, Tags: m.tags, Status: status,
-			Address: "sim/" + m.name, Port: 9079,
-		})
-	}
-	w.history = append(w.history, snapshotAt{at: at, names: now})
-	for len(w.history) > 1 && at.Sub(w.history[0].at) > time.Minute {
-		w.history = w.history[1:]
-	}
-	l := drivers.Listing{Instances: now, Complete: true, At: at}
-	switch {
-	case w.chance(w.faults().listPartial, "list-partial", n):
-		l.Instances, l.Complete = now[:len(now)/2], false
-	case w.chance(w.faults().listStale, "list-stale", n):
-		// An eventually consistent cloud: what it says is complete as of At,
-		// and At is honest.
-		l.Instances, l.At = w.history[0].names, w.history[0].at
-	}
-	return l, c.fuse.pass()
+	w.late += n
 }
 
-func (c cloud) onMachine(ref drivers.Ref, f func(*machine) error) error {
-	if err := c.fuse.pass(); err != nil {
-		return err
-	}
-	c.w.mu.Lock()
-	m := c.w.machines[ref.Name]
-	var err error
-	switch {
-	case m == nil:
-		err = fmt.Errorf("%w: %s", drivers.ErrNotFound, ref.Name)
-	case m.deadAt(time.Now()):
-		err = errCloud
-	default:
-		err = f(m)
-	}
-	c.w.mu.Unlock()
-	return errors.Join(err, c.fuse.pass())
-}
-
-func (c cloud) Pause(_ context.Context, ref drivers.Ref) error {
-	return c.onMachine(ref, func(m *machine) error { m.paused = true; return nil })
-}
-
-func (c cloud) Unpause(_ context.Context, ref drivers.Ref) error {
-	return c.onMachine(ref, func(m *machine) error { m.paused = false; return nil })
-}
-
-func (c cloud) Suspend(_ context.Context, ref drivers.Ref) error {
-	return c.onMachine(ref, func(m *machine) error { m.asleep = true; return nil })
-}
-
-func (c cloud) Resume(_ context.Context, ref drivers.Ref) (drivers.Instance, error) {
-	err := c.fuse.pass()
-	if err != nil {
-		return drivers.Instance{}, err
-	}
-	c.w.mu.Lock()
-	m := c.w.machines[ref.Name]
-	if m == nil {
-		err = fmt.Errorf("%w: %s", drivers.ErrNotFound, ref.Name)
-	} else {
-		m.asleep, m.paused, m.dies = false, false, time.Time{} // a dead one restarts on its disk
-	}
-	c.w.mu.Unlock()
-	return drivers.Instance{Ref: ref, Status: drivers.StatusRunning, Address: "sim/" + ref.Name, Port: 9079}, errors.Join(err, c.fuse.pass())
-}
-
-func (c cloud) Console(_ context.Context, ref drivers.Ref, out io.Writer, _ int64) error {
-	_, err := io.WriteString(out, "console of "+ref.Name)
-	return err
+// latecomers says whether the cloud may yet make a machine of its own.
+func (w *world) latecomers() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.late > 0
 }

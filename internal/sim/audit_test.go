@@ -1,0 +1,204 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing/synctest"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// settle waits until everything is as wanted, and sees that it stays so.
+func (s *sim) settle(ctx context.Context) {
+	if s.served.Load()+s.refused.Load() == 0 {
+		s.log.wrong(ruleQuiet, "", "no lease was served or refused: the seed proves nothing")
+	}
+	// A lease nobody ends is ended by age; a clock that jumped forbids that
+	// for an hour.
+	limit := time.Now().Add(3 * time.Hour)
+	if s.times.BusyAge < time.Hour {
+		limit = limit.Add(s.times.BusyAge + s.times.FreeAge)
+	}
+	var left []unsettled
+	for {
+		left = s.unsettled()
+		if len(left) == 0 && !s.world.latecomers() || time.Now().After(limit) {
+			break
+		}
+		_ = nap(ctx, 30*time.Second)
+	}
+	for _, u := range left {
+		s.log.wrong(u.rule, u.subject, "quiet for hours, but %s", u.text)
+	}
+	if len(left) > 0 {
+		s.goroutines()
+		return
+	}
+	// From here on nothing has a reason to change but by age, for as long as a
+	// few rounds of every loop take.
+	before := s.witness.refresh()
+	_ = nap(ctx, max(3*s.times.SweepCloud, 90*time.Second))
+	synctest.Wait()
+	after := s.witness.refresh()
+	// Or because the pool is still short of machines, and tries.
+	young := !s.short()
+	now := s.host.Now().Round(0)
+	for _, r := range before.rows {
+		young = young && time.UnixMilli(r.due).After(now.Add(5*time.Minute))
+	}
+	if young && !reflect.DeepEqual(before.rows, after.rows) {
+		s.log.wrong(ruleIdle, "", "everything is as wanted, and still rows change: %v became %v", before.rows, after.rows)
+	}
+	for _, u := range s.unsettled() {
+		if young {
+			s.log.wrong(u.rule, u.subject, "it was quiet, and then %s", u.text)
+		}
+	}
+	if young {
+		s.goroutines()
+	}
+	s.recount(ctx)
+}
+
+// unsettled is one thing that is not as it should be in the end.
+type unsettled struct {
+	rule          rule
+	subject, text string
+}
+
+func (s *sim) unsettled() (out []unsettled) {
+	add := func(r rule, subject, format string, args ...any) {
+		out = append(out, unsettled{r, subject, fmt.Sprintf(format, args...)})
+	}
+	seen := s.witness.snapshot()
+	world := s.world.names()
+	rows := map[string]bool{}
+	warm := map[string]int{}
+	for _, r := range seen.rows {
+		rows[r.name] = true
+		if r.bound && s.excused(r.lease) {
+			continue
+		}
+		_, exists := world[r.name]
+		switch {
+		case r.state == pool.Warm && exists && !s.world.dead(r.name):
+			warm[r.pool]++
+		case r.state != pool.Warm:
+			add(ruleQuiet, r.name, "%s is not warm", r)
+		default:
+			add(ruleQuiet, r.name, "%s is dead", r)
+		}
+	}
+	room := math.MaxInt
+	if c := max(s.plan.faults.capacity, s.plan.faults.quota); c > 0 {
+		room = c
+	}
+	missing := 0
+	for _, p := range s.plan.pools {
+		want := min(p.min, p.max)
+		if warm[p.name] > want {
+			add(ruleQuiet, "", "pool %s has %d warm machines of %d wanted", p.name, warm[p.name], want)
+		}
+		missing += max(0, want-warm[p.name])
+	}
+	if missing > 0 && len(world) < room {
+		add(ruleQuiet, "", "%d warm machines are missing and there is room for them", missing)
+	}
+	for name, m := range world {
+		if !rows[name] && !s.reported(m) {
+			add(ruleStranger, name, "machine %s has no row and nobody destroyed it", name)
+		}
+	}
+	for _, l := range seen.leases {
+		if s.excused(l.key.ID) {
+			continue
+		}
+		add(ruleQuiet, l.key.ID, "lease %s is still %s", l.key.ID, l.state)
+	}
+	return out
+}
+
+// short says whether the cloud has no room for what the pools want.
+func (s *sim) short() bool {
+	want := 0
+	for _, p := range s.plan.pools {
+		want += min(p.min, p.max)
+	}
+	room := max(s.plan.faults.capacity, s.plan.faults.quota)
+	return room > 0 && room < want
+}
+
+// excused says whether a lease that is left alone may outlast the quiet time:
+// its age is reckoned from a clock that was set meanwhile.
+func (s *sim) excused(lease string) bool {
+	return !s.host.Jumped().IsZero() && s.log.isLeft(lease)
+}
+
+// reported says whether a machine without a row may be left alone: a
+// gitspace's always is, and where the clock was set it is not certain that the
+// store was alive when it was made. Then it is an operator's to decide, who
+// must have been told.
+func (s *sim) reported(m machine) bool {
+	if s.host.Jumped().IsZero() && m.tags.Kind != string(pool.Gitspace) {
+		return false
+	}
+	events, err := s.store.Events(context.Background(), pool.EventQuery{Instance: m.tags.Instance})
+	return err == nil && slices.ContainsFunc(events, func(e pool.Event) bool { return e.Reason == "orphan_reported" })
+}
+
+// recount asks the store itself whether its counters are right.
+func (s *sim) recount(ctx context.Context) {
+	drift, err := s.store.Recount(ctx)
+	if err != nil {
+		s.log.wrong(ruleError, "", "recount: %v", err)
+	}
+	for _, d := range drift {
+		s.log.wrong(ruleCounter, "", "the counter of pool %s says %d, there are %d", d.Pool, d.Counted, d.Truth)
+	}
+}
+
+// goroutines sees that nobody works for a request or a row any more.
+func (s *sim) goroutines() {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	all := strings.Split(string(buf), "\n\n")
+	// The first is this one; its head names the bubble.
+	head, _, _ := strings.Cut(all[0], "\n")
+	at := strings.Index(head, "synctest bubble")
+	if at < 0 {
+		return
+	}
+	bubble := strings.TrimRight(strings.TrimSuffix(head[at:], ":"), "]")
+	for _, g := range all[1:] {
+		head, _, _ := strings.Cut(g, "\n")
+		if strings.Contains(head, bubble+"]") && (strings.Contains(g, "pool.(*Manager).spawn") || strings.Contains(g, "pool.(*worker).begin")) {
+			s.log.wrong(ruleLeak, "", "it is quiet, and a goroutine still works:\n%s", g)
+		}
+	}
+}
+
+// leaks sees that an engine that has stopped after a quiet time remembers
+// nothing of what it did: its tables are as empty as at its start.
+func (s *sim) leaks() {
+	for _, r := range s.replicas {
+		if r.current == nil || r.current.m == nil {
+			continue
+		}
+		m := reflect.ValueOf(r.current.m).Elem()
+		for _, path := range []string{"hub.m", "calls.m", "work.busy", "steps.byVM", "steps.ids", "steps.calls"} {
+			v := m
+			for name := range strings.SplitSeq(path, ".") {
+				v = v.FieldByName(name)
+			}
+			if n := v.Len(); n > 0 {
+				s.log.wrong(ruleLeak, "", "%s still holds %d entries in %s: %v", r.current.p.name, n, path, v.MapKeys())
+			}
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package sim
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// TestSimulationBites breaks one rule at a time on purpose, outside of the
+// product: a simulation that does not notice proves nothing. Each must be
+// noticed under its own name within a few seeds.
+func TestSimulationBites(t *testing.T) {
+	for _, b := range bites() {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			var all []string
+			for seed := uint64(1); seed <= biteSeeds; seed++ {
+				for _, f := range simulate(t, seed, storeSQLite, b.bite) {
+					if f.rule == b.rule {
+						t.Logf("noticed with seed %d: %s", seed, f.text)
+						return
+					}
+					all = append(all, f.text)
+				}
+			}
+			t.Errorf("%q was not noticed within %d seeds; other complaints: %.2000q", b.rule, biteSeeds, all)
+		})
+	}
+}
+
+// biteSeeds is within how many seeds a bite must be noticed.
+const biteSeeds = 12
+
+type broken struct {
+	rule rule
+	name string
+	bite bite
+}
+
+func bites() []broken {
+	return []broken{
+		{ruleIntent, "machines are asked for in other names than their rows'", bite{world: sabotage{renames: true}}},
+		{ruleConfirmed, "a destroy only says so", bite{world: sabotage{destroyLies: true}}},
+		{ruleStranger, "the cloud makes machines nobody asked for", bite{world: sabotage{strangers: true}}},
+		{ruleGate, "a destroy takes another machine along", bite{world: sabotage{eager: true}}},
+		{ruleInUse, "a destroy takes another machine along that is in use", bite{world: sabotage{eager: true}}},
+		{ruleFalseDeath, "listings call every machine in use dead", bite{world: sabotage{allDead: true}}},
+		{ruleUsed, "a claim gives the last machine away again", wrapped(func(_ *sim, st pool.Store) pool.Store { return &sharing{Store: st} })},
+		{ruleLimit, "the engine's limit is three too high", bite{limitOff: 3, plan: crowded}},
+		{ruleQuiet, "the pool is not refilled", bite{minOff: -2, plan: roomy}},
+		{ruleQuiet, "a destroy is answered and forgotten", wrapped(func(_ *sim, st pool.Store) pool.Store { return deaf{st} })},
+		{ruleDurable, "answered claims are not kept", wrapped(func(_ *sim, st pool.Store) pool.Store { return forgetful{st} })},
+		{ruleCounter, "the counter forgets a machine", tampered(`UPDATE pools SET counted = max(0, counted - 1)`)},
+		{ruleTransition, "a machine in use becomes warm again", tampered(`UPDATE instances SET state = 'warm', bound = 0 WHERE state = 'leased'`)},
+		{ruleOneLease, "a machine is bound to a lease that is over", tampered(`UPDATE instances SET bound = 1, lease_id = 'nobody' WHERE state = 'warm'`)},
+		{ruleDue, "rows are put off for days", tampered(`UPDATE instances SET due = due + 864000000 WHERE state IN ('booting', 'destroying')`)},
+		{ruleOrder, "who waits longest is passed over", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return &tampering{Store: st, s: s, text: `UPDATE lease_choices SET need_until = 4102444800000 WHERE seq = (SELECT min(seq) FROM lease_choices)`}
+		}, plan: crowded}},
+		{ruleOverdue, "the worker finds nothing due", bite{store: func(_ *sim, st pool.Store) pool.Store { return blind{st} }, plan: clumsy}},
+		{ruleReason, "leases end without a reason", wrapped(func(_ *sim, st pool.Store) pool.Store { return silent{st} })},
+		{ruleError, "no destroy is taken", wrapped(func(_ *sim, st pool.Store) pool.Store { return denied{st} })},
+		{ruleIdle, "rows change although all is quiet", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return &tampering{Store: st, s: s, quiet: true, text: `UPDATE instances SET due = due + 1000 WHERE state = 'warm'`}
+		}, plan: roomy}},
+		{ruleLeak, "a console is read for ever", bite{world: sabotage{consoleHangs: true}, plan: moving}},
+		{ruleFalseDeath, "a lease is lost for the machine it was on before", bite{
+			store: func(_ *sim, st pool.Store) pool.Store { return mistaken{st} }, plan: moving,
+		}},
+	}
+}
+
+func wrapped(f func(*sim, pool.Store) pool.Store) bite { return bite{store: f} }
+
+// tampered runs a statement behind the store's back at every write.
+func tampered(text string) bite {
+	return wrapped(func(s *sim, st pool.Store) pool.Store { return &tampering{Store: st, s: s, text: text} })
+}
+
+// The plans some bites need, where an ordinary seed would rarely show them.
+
+func roomy(p *plan) {
+	p.pools = []poolPlan{{name: "p", scope: "sim", min: 3, max: 8}}
+	p.faults.capacity, p.faults.quota = 0, 0
+}
+
+func crowded(p *plan) {
+	p.pools = []poolPlan{{name: "p", scope: "sim", min: 2, max: 2}}
+	p.callers, p.faults.capacity, p.faults.quota = 8, 0, 0
+}
+
+func clumsy(p *plan) {
+	roomy(p)
+	p.faults.destroyFails = .5
+}
+
+// moving is a world in which leases move from machine to machine while sweeps
+// are slow.
+func moving(p *plan) {
+	p.pools = []poolPlan{{name: "p", scope: "sim", min: 6, max: 16}}
+	p.times = shortTimes()
+	p.callers, p.slowStore, p.slowShare, p.load, p.crashes = 10, true, .4, 10*time.Minute, 0
+	p.faults = faults{slow: 2 * time.Second, boot: 4 * time.Second, dies: .8, within: 3 * time.Minute, consoleSlow: 4 * time.Second, listSlow: .3}
+	p.times.SweepCloud = 5 * time.Second
+}
+
+// sharing is a store whose claims give a machine out a second time.
+type sharing struct {
+	pool.Store
+	mu   sync.Mutex
+	last *pool.Grant
+}
+
+func (s *sharing) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
+	g, err := s.Store.Arrive(ctx, a)
+	if err != nil || !g.Claimed {
+		return g, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.last
+	s.last = &pool.Grant{Lease: g.Lease, Instance: g.Instance}
+	if old != nil {
+		g.Lease.InstanceID, g.Instance = old.Instance.ID, old.Instance
+	}
+	return g, nil
+}
+
+// deaf is a store that says a destroy is done and does nothing.
+type deaf struct{ pool.Store }
+
+func (s deaf) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+	l, err := s.Lease(ctx, e.Lease.ID)
+	if err != nil || len(e.States) > 0 {
+		return s.Store.End(ctx, e)
+	}
+	return pool.Ended{Outcome: pool.EndNow, Lease: l}, nil
+}
+
+// forgetful is a store that says a lease is active and does not keep it.
+type forgetful struct{ pool.Store }
+
+func (s forgetful) Activate(ctx context.Context, k pool.LeaseKey, _, now time.Time, _ ...pool.Event) (pool.Lease, error) {
+	l, err := s.LeaseAt(ctx, k)
+	l.State, l.Active = pool.LeaseActive, now
+	return l, err
+}
+
+// silent is a store that does not keep why a lease ends.
+type silent struct{ pool.Store }
+
+func (s silent) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+	e.Reason, e.Detail = "", ""
+	return s.Store.End(ctx, e)
+}
+
+// denied is a store that takes no end of a caller's.
+type denied struct{ pool.Store }
+
+func (s denied) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+	if len(e.States) == 0 {
+		return pool.Ended{}, pool.ErrUnavailable
+	}
+	return s.Store.End(ctx, e)
+}
+
+// blind is a store in which nothing is ever due.
+type blind struct{ pool.Store }
+
+func (blind) DueInstances(context.Context, []string, time.Time, int) ([]pool.Instance, error) {
+	return nil, nil
+}
+
+func (blind) DueLeases(context.Context, time.Time, int) ([]pool.Lease, error) { return nil, nil }
+
+// mistaken is a store that does not ask which machine a lease is taken off: as
+// it was before Lose and Requeue named it.
+type mistaken struct{ pool.Store }
+
+func (s mistaken) Lose(ctx context.Context, k pool.LeaseKey, _, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	return s.Store.Lose(ctx, k, "", reason, detail, due, now, events...)
+}
+
+func (s mistaken) Requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
+	r.Instance = ""
+	return s.Store.Requeue(ctx, r)
+}
+
+// tampering is a store whose rows somebody else writes to.
+type tampering struct {
+	pool.Store
+	s     *sim
+	text  string
+	quiet bool // only when all is quiet, and then at every look of the planner
+}
+
+func (t *tampering) tamper() {
+	if _, err := t.s.witness.db.Exec(t.text); err != nil {
+		t.s.t.Errorf("tamper: %v", err)
+	}
+}
+
+func (t *tampering) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
+	i, err := t.Store.Accepted(ctx, a)
+	if !t.quiet {
+		t.tamper()
+	}
+	return i, err
+}
+
+func (t *tampering) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.Lease, error) {
+	i, l, err := t.Store.Proven(ctx, p)
+	if !t.quiet {
+		t.tamper()
+	}
+	return i, l, err
+}
+
+func (t *tampering) Activate(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+	l, err := t.Store.Activate(ctx, k, due, now, events...)
+	if !t.quiet {
+		t.tamper()
+	}
+	return l, err
+}
+
+func (t *tampering) Snapshot(ctx context.Context, name string, waiters int, now time.Time) (pool.Snapshot, error) {
+	if t.quiet && t.s.isQuiet() {
+		t.tamper()
+	}
+	return t.Store.Snapshot(ctx, name, waiters, now)
+}
