@@ -34,3 +34,6 @@ func Stall(ctx context.Context, s *Store, pool string, locked, release chan stru
 
 // Statements are the texts with their locks.
 func Statements() core.Statements { return statements() }
+
+// RaceLost is what is logged for a transaction that is run again.
+const RaceLost = raceLost

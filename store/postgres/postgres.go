@@ -44,6 +44,10 @@ var migrations embed.FS
 // migrationKey is the database's lock for changes of a schema.
 const migrationKey = `hashtextextended('drone-runner-aws migrations ' || current_schema(), 0)`
 
+// raceLost is logged for each transaction that is run again, with the server's
+// code of why.
+const raceLost = "transaction lost a race, run again"
+
 // errClosed is every operation's answer after Close.
 var errClosed = fmt.Errorf("%w: the store is closed", pool.ErrUnavailable)
 
@@ -154,21 +158,20 @@ func KeyID(ctx context.Context, dsn string) (string, error) {
 // statements are the portable ones, with the locks that several writers need.
 func statements() core.Statements {
 	s := core.Portable()
-	for _, k := range []core.Stmt{core.LockInstance, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
+	for _, k := range []core.Stmt{core.LockInstance, core.LockInstanceOf, core.LockInstanceCalled, core.LockOrphans, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
 		s[k] += " FOR UPDATE"
 	}
 	// Of the row locks of a pool only a change of holder conflicts with a fenced
 	// write, and with the reference that each new machine's row makes.
 	s[core.KeepPoolHolder] += " FOR KEY SHARE"
 	s[core.LockPool] += " FOR NO KEY UPDATE"
+	s[core.LockPoolOf] += " FOR NO KEY UPDATE"
 	s[core.LockPoolHolder] += " FOR UPDATE"
-	s[core.MatchWaiter] += " FOR UPDATE"
 	s[core.LockID] = `SELECT 1 FROM pg_advisory_xact_lock(hashtextextended($1, 0))`
-	s[core.ClaimFree] = core.Claim(" FOR UPDATE SKIP LOCKED")
 	s[core.SetSealKey] += " AND seal_key = ''"
 	// Under the pool's lock: a machine that another transaction is taking is
 	// waited for, since that one may yet fail and leave it warm.
-	s[core.ClaimFreeFirmly] = core.Claim(" FOR UPDATE")
+	s[core.ClaimFree] = core.Claim(" FOR UPDATE")
 	return s
 }
 
@@ -286,9 +289,10 @@ func (b *backend) Write(ctx context.Context, run func(context.Context, core.Tx) 
 	pause := firstPause
 	for try := 1; ; try++ {
 		err := b.once(ctx, run)
-		if err == nil || try == maxTries || !raced(err) {
+		if err == nil || try == maxTries || !raced(err) && !errors.Is(err, core.ErrRaced) {
 			return b.outcome(ctx, err)
 		}
+		b.log.DebugContext(ctx, raceLost, "code", codeOf(err), "try", try)
 		t := time.NewTimer(pause/2 + rand.N(pause))
 		select {
 		case <-ctx.Done():

@@ -373,7 +373,7 @@ func (h *harness) chaos(r *rand.Rand, spec pool.Instance, ids int) error {
 			_, err = h.SetHeld(h.ctx, i.ID, !i.Held, now)
 		}
 	}
-	for _, fine := range []error{pool.ErrConflict, pool.ErrNotFound, pool.ErrLimit} {
+	for _, fine := range []error{pool.ErrConflict, pool.ErrNotFound, pool.ErrLimit, pool.ErrRetired} {
 		if errors.Is(err, fine) {
 			return nil
 		}

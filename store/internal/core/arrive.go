@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -16,14 +17,26 @@ const callGrain = 30 * time.Second
 
 // Arrive implements pool.Store.
 func (s *Store) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
-	var g pool.Grant
 	if err := checkArrival(a); err != nil {
-		return g, fmt.Errorf("arrive %q: %w", a.ID, err)
+		return pool.Grant{}, fmt.Errorf("arrive %q: %w", a.ID, err)
 	}
+	var g pool.Grant
+	done := false
 	err := s.write(ctx, func(ctx context.Context, t txn) (err error) {
-		g, err = t.arrive(ctx, a)
+		if done = !t.Shared(); done {
+			g, err = t.arrive(ctx, a)
+		} else {
+			g, done, err = t.arriveAtOnce(ctx, a)
+		}
 		return err
 	})
+	if err == nil && !done {
+		// In a transaction of its own: from here on pools are locked first.
+		err = s.write(ctx, func(ctx context.Context, t txn) (err error) {
+			g, err = t.arrive(ctx, a)
+			return err
+		})
+	}
 	if err != nil {
 		return pool.Grant{}, fmt.Errorf("arrive %q: %w", a.ID, err)
 	}
@@ -56,7 +69,7 @@ func checkChoices(choices []pool.Choice) error {
 
 func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 	var last lease
-	found, err := t.one(ctx, LockLatestLease, last.fields(), a.ID)
+	found, err := t.one(ctx, SelectLatestLease, last.fields(), a.ID)
 	if err != nil {
 		return pool.Grant{}, err
 	}
@@ -71,29 +84,23 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 			return pool.Grant{}, err
 		}
 	}
-
-	now := cut(a.Now)
-	l := &lease{
-		Lease: pool.Lease{
-			ID: a.ID, Generation: last.Generation + 1, Kind: a.Kind, State: pool.LeaseWaiting, Waiter: clean(a.Waiter),
-			Want: a.Want, Choices: slices.Clone(a.Choices), Arrived: now, LastCall: now, WaitUntil: cut(a.WaitUntil),
-			Due: cut(a.Due), Digest: clean(a.Digest),
-		},
-		noClaim: a.NoClaim, needUntil: ms(a.NeedUntil), startMS: span(a.LeaseDue, a.Now),
+	l, err := begun(a, last.Generation+1)
+	if err != nil {
+		return pool.Grant{}, err
 	}
-	if l.Kind == "" {
-		l.Kind = pool.Build
-	}
-	if err := l.encode(); err != nil {
+	if err := t.lockPools(ctx, poolsOf(l.Choices)...); err != nil {
 		return pool.Grant{}, err
 	}
 	// Claim first: the lease that starts at once, the ordinary one, is written
 	// once and never queued.
-	i, err := t.claim(ctx, l, now, cut(a.LeaseDue), buried)
+	now, due := cut(a.Now), cut(a.LeaseDue)
+	i, err := t.claim(ctx, l, now, due, buried)
 	if err != nil {
 		return pool.Grant{}, err
 	}
-	if i == nil && buried != "" {
+	if i != nil {
+		l.start(i, now, due)
+	} else if buried != "" {
 		// The claim did not look, or this is why it found nothing.
 		var until int64
 		dead, err := t.one(ctx, SelectTombstone, []any{&until}, buried)
@@ -127,52 +134,81 @@ func (t txn) lockID(ctx context.Context, id string) error {
 	return err
 }
 
-// join answers an arrival for a lease that is there already.
+// begun is the lease that an arrival begins, waiting.
+func begun(a pool.Arrival, generation int64) (*lease, error) {
+	now := cut(a.Now)
+	l := &lease{
+		Lease: pool.Lease{
+			ID: a.ID, Generation: generation, Kind: cmp.Or(a.Kind, pool.Build), State: pool.LeaseWaiting, Waiter: clean(a.Waiter),
+			Want: a.Want, Choices: slices.Clone(a.Choices), Arrived: now, LastCall: now, WaitUntil: cut(a.WaitUntil),
+			Due: cut(a.Due), Digest: clean(a.Digest),
+		},
+		noClaim: a.NoClaim, needUntil: ms(a.NeedUntil), startMS: span(a.LeaseDue, a.Now),
+	}
+	return l, l.encode()
+}
+
+// join answers an arrival for a lease that is there already, and that nothing
+// has locked yet.
 func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, error) {
 	if err := l.decode(); err != nil {
 		return pool.Grant{}, err
 	}
-	now := cut(a.Now)
+	now, due := cut(a.Now), cut(a.LeaseDue)
 	waiter := clean(a.Waiter)
-	waits := l.State == pool.LeaseWaiting || l.State == pool.LeaseStarting
-	write := now.Sub(l.LastCall) >= callGrain
-	queue, displaced := false, ""
-	if waits && l.Waiter != waiter {
-		write, displaced = true, l.Waiter
-		if l.State == pool.LeaseWaiting && l.Waiter == "" {
-			// Its process was gone and with it its turn in the queues; the new
-			// request brings its own times.
-			l.WaitUntil, l.Due = cut(a.WaitUntil), cut(a.Due)
-			l.needUntil, l.startMS = ms(a.NeedUntil), span(a.LeaseDue, a.Now)
-			queue = waiter != ""
+	// Its process was gone and with it its turn in the queues; the new request
+	// brings its own times.
+	revived := l.State == pool.LeaseWaiting && l.Waiter == "" && waiter != ""
+	var claimed *instance
+	if revived {
+		if err := t.lockPools(ctx, poolsOf(l.Choices)...); err != nil {
+			return pool.Grant{}, err
 		}
+		wish := *l
+		wish.Waiter, wish.needUntil = waiter, ms(a.NeedUntil)
+		var err error
+		if claimed, err = t.claim(ctx, &wish, now, due, ""); err != nil {
+			return pool.Grant{}, err
+		}
+	}
+	l, err := t.relock(ctx, l)
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	if err := l.decode(); err != nil {
+		return pool.Grant{}, err
+	}
+
+	write := now.Sub(l.LastCall) >= callGrain
+	displaced := ""
+	if (l.State == pool.LeaseWaiting || l.State == pool.LeaseStarting) && l.Waiter != waiter {
+		write, displaced = true, l.Waiter
 		l.Waiter = waiter
+	}
+	if revived {
+		l.WaitUntil, l.Due = cut(a.WaitUntil), cut(a.Due)
+		l.needUntil, l.startMS = ms(a.NeedUntil), span(a.LeaseDue, a.Now)
+	}
+	if claimed != nil {
+		l.start(claimed, now, due)
 	}
 	if write && now.After(l.LastCall) {
 		l.LastCall = now
-	}
-
-	var claimed *instance
-	if queue {
-		var err error
-		if claimed, err = t.claim(ctx, l, now, cut(a.LeaseDue), ""); err != nil {
-			return pool.Grant{}, err
-		}
 	}
 	if write {
 		if err := t.saveLease(ctx, l); err != nil {
 			return pool.Grant{}, err
 		}
 	}
-	if queue && claimed == nil {
+	if revived && claimed == nil {
 		if err := t.queue(ctx, l); err != nil {
 			return pool.Grant{}, err
 		}
 	}
 	g := grant(l, claimed, claimed != nil)
 	g.Joined, g.Displaced = true, displaced
-	if claimed == nil && l.InstanceID != "" {
-		i, err := t.present(ctx, l)
+	if claimed == nil {
+		i, err := t.machine(ctx, SelectInstance, l.InstanceID)
 		if err != nil {
 			return pool.Grant{}, err
 		}
@@ -186,52 +222,22 @@ func (t txn) join(ctx context.Context, l *lease, a pool.Arrival) (pool.Grant, er
 	return g, nil
 }
 
-// claim gives l the first free machine that fits and makes l starting on it, in
-// memory; the caller writes l. It returns nil if there is none, or if l is not
-// to have one. Where others write at the same time the pools of l stay locked
-// then, so that a machine proven meanwhile finds l in the queue. An id that is
-// buried, if not "", gets none.
+// claim gives l the first free machine that fits; the caller makes l starting
+// on it. It returns nil if there is none, or if l is not to have one. The pools
+// of l are locked, so that a machine proven meanwhile finds l in the queue. An
+// id that is buried, if not "", gets none.
 func (t txn) claim(ctx context.Context, l *lease, now, due time.Time, buried string) (*instance, error) {
-	if l.Waiter == "" {
+	if l.Waiter == "" || l.noClaim {
 		return nil, nil
 	}
-	if !l.noClaim {
-		i, err := t.claimBy(ctx, ClaimFree, l, now, due, buried)
-		if i != nil || err != nil {
-			return i, err
-		}
-	}
-	if !t.Shared() {
-		return nil, nil
-	}
-	names := make([]string, 0, len(l.Choices))
 	for _, c := range l.Choices {
-		names = append(names, c.Pool)
-	}
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		var p poolRow
-		if _, err := t.one(ctx, LockPool, p.state(), name); err != nil {
-			return nil, err
-		}
-	}
-	if l.noClaim {
-		return nil, nil
-	}
-	return t.claimBy(ctx, ClaimFreeFirmly, l, now, due, buried)
-}
-
-func (t txn) claimBy(ctx context.Context, s Stmt, l *lease, now, due time.Time, buried string) (*instance, error) {
-	for _, c := range l.Choices {
-		var i instance
-		found, err := t.one(ctx, s, i.fields(), ms(now), ms(due), l.ID, l.Generation, string(l.Kind),
+		i, err := t.found(ctx, ClaimFree, ms(now), ms(due), l.ID, l.Generation, string(l.Kind),
 			c.Pool, c.Shape, c.Zone, l.needUntil, buried)
 		if err != nil {
 			return nil, err
 		}
-		if found {
-			l.start(&i, now, due)
-			return &i, t.open(&i)
+		if i != nil {
+			return i, t.open(i)
 		}
 	}
 	return nil, nil
@@ -262,16 +268,12 @@ func (t txn) queue(ctx context.Context, l *lease) error {
 // handOut gives a machine that has just become free, in memory, to the first
 // waiting lease that fits it: a warm one is leased then, a hibernated one on its
 // way back. It returns nil if there is none, or if an operator holds the
-// machine. The lease is written, the machine is not. due is for the lease; the
-// zero time means as long from now as its setup asked for.
+// machine. The machine's pool is locked. The lease is written, the machine is
+// not. due is for the lease; the zero time means as long from now as its setup
+// asked for.
 func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lease, error) {
 	if i.Held {
 		return nil, nil
-	}
-	if t.Shared() {
-		if _, err := t.pool(ctx, i.Pool, LockPool); err != nil {
-			return nil, err
-		}
 	}
 	until := ms(i.Deadline)
 	if until == 0 {
@@ -283,15 +285,14 @@ func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lea
 		if err != nil || !found {
 			return nil, err
 		}
-		if _, err := t.Exec(ctx, DropChoices, seq); err != nil {
-			return nil, err
-		}
-		var l lease
-		found, err = t.one(ctx, LockWaitingLease, l.fields(), seq)
+		l, err := t.waiter(ctx, i.Pool, seq)
 		if err != nil {
 			return nil, err
 		}
-		if !found {
+		if _, err := t.Exec(ctx, DropChoices, seq); err != nil {
+			return nil, err
+		}
+		if l == nil {
 			// Another writer took it between the two statements.
 			continue
 		}
@@ -309,21 +310,26 @@ func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lea
 		i.enter(next, now, due)
 		i.Kind, i.Cold = l.Kind, false
 		i.LeaseID, i.LeaseGeneration, i.bound = l.ID, l.Generation, true
-		return &l, t.saveLease(ctx, &l)
+		return l, t.saveLease(ctx, l)
 	}
 }
 
-// present is the machine a lease has, nil if it has none or that is gone.
-func (t txn) present(ctx context.Context, l *lease) (*instance, error) {
-	if l.InstanceID == "" {
-		return nil, nil
-	}
-	var i instance
-	found, err := t.one(ctx, LockInstance, i.fields(), l.InstanceID)
-	if err != nil || !found || i.State == pool.Gone {
+// waiter locks a lease that was seen in a pool's queue; nil if it does not wait
+// any more.
+func (t txn) waiter(ctx context.Context, name string, seq int64) (*lease, error) {
+	var l lease
+	found, err := t.one(ctx, LockWaitingLease, l.fields(), seq)
+	if err != nil || !found {
 		return nil, err
 	}
-	return &i, nil
+	if t.Shared() {
+		// It may wait again, and for other pools. For this one it cannot have
+		// begun to wait meanwhile.
+		if waits, err := t.one(ctx, SelectPlace, []any{&seq}, name, seq); err != nil || !waits {
+			return nil, cmp.Or(err, ErrRaced)
+		}
+	}
+	return &l, nil
 }
 
 func grant(l *lease, i *instance, claimed bool) pool.Grant {

@@ -24,23 +24,21 @@ func (s *Store) Configure(ctx context.Context, pools []pool.PoolRow, now time.Ti
 		rows[p.Name] = row
 		names = append(names, p.Name)
 	}
-	slices.Sort(names)
 	err := s.write(ctx, func(ctx context.Context, t txn) error {
 		var stored []string
 		r, err := t.Query(ctx, SelectPoolNames)
 		if err := each(r, err, scanStrings(&stored)); err != nil {
 			return err
 		}
-		for _, name := range stored {
-			if _, stays := rows[name]; stays {
-				continue
+		stored = append(stored, names...)
+		slices.Sort(stored)
+		for _, name := range slices.Compact(stored) {
+			if row, stays := rows[name]; stays {
+				err = t.putPool(ctx, row, now)
+			} else {
+				_, err = t.Exec(ctx, RetirePool, ms(now), name)
 			}
-			if _, err := t.Exec(ctx, RetirePool, ms(now), name); err != nil {
-				return err
-			}
-		}
-		for _, name := range names {
-			if err := t.putPool(ctx, rows[name], now); err != nil {
+			if err != nil {
 				return err
 			}
 		}

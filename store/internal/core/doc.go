@@ -10,4 +10,21 @@
 // that dialect puts into its own copy of the table by name; nothing is
 // rewritten by pattern. Read the operations in arrive.go, lease.go and
 // instance.go first: the rest serves them.
+//
+// # The order of locks
+//
+// Where others write at the same time (Tx.Shared) rows are locked in one order,
+// so that two operations never wait for each other:
+//
+//  0. an id that no lease was ever seen for (LockID);
+//  1. pools, by name;
+//  2. instances: a free one that is claimed before the one a lease has;
+//  3. leases, several by id and generation;
+//  4. what hangs on a lease: its choices and variables, a new generation's key.
+//
+// An operation that learns only from a later row which earlier one it needs
+// reads the later one without a lock, locks both in order, and if the later one
+// says something else by then it fails with [ErrRaced] and is run again from
+// the beginning. A fence locks the pool's row only against a change of holder,
+// and whoever changes that waits for nothing else: it may come first.
 package core

@@ -29,6 +29,10 @@ func (s *Store) End(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 }
 
 func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+	locked, err := t.meant(ctx, e)
+	if err != nil {
+		return pool.Ended{}, err
+	}
 	var last lease
 	found, err := t.one(ctx, LockLatestLease, last.fields(), e.Lease.ID)
 	if err != nil {
@@ -38,9 +42,13 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 		if err := t.lockID(ctx, e.Lease.ID); err != nil {
 			return pool.Ended{}, err
 		}
-		// A setup that had the lock has made the lease meanwhile.
-		if found, err = t.one(ctx, LockLatestLease, last.fields(), e.Lease.ID); err != nil {
+		// A setup that had the lock may have made the lease meanwhile, and given
+		// it a machine.
+		if found, err = t.one(ctx, SelectLatestLease, last.fields(), e.Lease.ID); err != nil {
 			return pool.Ended{}, err
+		}
+		if found {
+			return pool.Ended{}, ErrRaced
 		}
 	}
 	if !found {
@@ -53,19 +61,15 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	case e.Lease.Generation > last.Generation:
 		return pool.Ended{}, fmt.Errorf("generation %d, the latest is %d: %w", e.Lease.Generation, last.Generation, pool.ErrNotFound)
 	case e.Lease.Generation != 0 && e.Lease.Generation < last.Generation:
-		return t.endOlder(ctx, e)
+		return t.endOlder(ctx, e, locked)
 	}
 
-	i, err := t.present(ctx, &last)
+	i, stale, err := t.presentMeant(ctx, e, &last, locked)
 	if err != nil {
 		return pool.Ended{}, err
 	}
-	if e.Instance != "" {
-		if meant, err := t.means(ctx, &last, i, e.Instance); err != nil {
-			return pool.Ended{}, err
-		} else if !meant {
-			return t.endStale(ctx, e, &last)
-		}
+	if stale {
+		return t.endStale(ctx, e, &last, locked)
 	}
 	if len(e.States) > 0 && !slices.Contains(e.States, last.State) {
 		return pool.Ended{}, fmt.Errorf("it is %s: %w", last.State, pool.ErrConflict)
@@ -112,6 +116,40 @@ func (t txn) end(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 	return out, t.open(i)
 }
 
+// meant locks, before the lease, the machine that an ending is about, as far as
+// that can be seen then: the one called by its name, else the lease's.
+func (t txn) meant(ctx context.Context, e pool.Ending) (*instance, error) {
+	if t.Shared() && e.Instance != "" {
+		return t.found(ctx, LockInstanceCalled, e.Lease.ID, e.Instance)
+	}
+	return t.machineOf(ctx, e.Lease)
+}
+
+// presentMeant is the machine the lease has, nil if it has none or that is gone;
+// stale says that the ending means another.
+func (t txn) presentMeant(ctx context.Context, e pool.Ending, l *lease, locked *instance) (i *instance, stale bool, err error) {
+	named := t.Shared() && e.Instance != ""
+	if named && (locked == nil || locked.ID != l.InstanceID) {
+		// Not what was called, unless it was given to the lease only now.
+		if i, err = t.machine(ctx, SelectInstance, l.InstanceID); err != nil {
+			return nil, false, err
+		}
+		if i != nil && i.LeaseID != l.ID {
+			i = nil
+		}
+	} else if i, err = t.present(ctx, l, locked); err != nil {
+		return nil, false, err
+	}
+	if e.Instance == "" {
+		return i, false, nil
+	}
+	means, err := t.means(ctx, l, i, e.Instance)
+	if err == nil && means && i != nil && named && i != locked {
+		err = ErrRaced
+	}
+	return i, !means, err
+}
+
 // means says whether a caller's name of a machine is that of the lease's
 // present one. A machine that is gone is still the present one of a lease
 // that was never given another.
@@ -131,9 +169,10 @@ func (t txn) means(ctx context.Context, l *lease, i *instance, name string) (boo
 }
 
 // endOlder ends what an older generation left behind.
-func (t txn) endOlder(ctx context.Context, e pool.Ending) (pool.Ended, error) {
+func (t txn) endOlder(ctx context.Context, e pool.Ending, locked *instance) (pool.Ended, error) {
 	var old lease
-	found, err := t.one(ctx, LockLease, old.fields(), e.Lease.ID, e.Lease.Generation)
+	// It is final, since there is a newer one: nothing about it changes.
+	found, err := t.one(ctx, SelectLease, old.fields(), e.Lease.ID, e.Lease.Generation)
 	if err != nil || !found {
 		return pool.Ended{Outcome: pool.EndStale}, err
 	}
@@ -141,10 +180,10 @@ func (t txn) endOlder(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 		return pool.Ended{}, err
 	}
 	if e.Instance != "" && old.InstanceID != e.Instance {
-		return t.endStale(ctx, e, &old)
+		return t.endStale(ctx, e, &old, locked)
 	}
 	out := pool.Ended{Outcome: pool.EndStale, Lease: old.Lease}
-	i, err := t.present(ctx, &old)
+	i, err := t.present(ctx, &old, locked)
 	if err != nil || i == nil {
 		return out, err
 	}
@@ -157,21 +196,25 @@ func (t txn) endOlder(ctx context.Context, e pool.Ending) (pool.Ended, error) {
 
 // endStale ends the older machine that a caller named, if it belonged to this
 // lease id and no lease holds it.
-func (t txn) endStale(ctx context.Context, e pool.Ending, l *lease) (pool.Ended, error) {
+func (t txn) endStale(ctx context.Context, e pool.Ending, l *lease, i *instance) (pool.Ended, error) {
 	out := pool.Ended{Outcome: pool.EndStale, Lease: l.Lease}
-	var i instance
-	found, err := t.one(ctx, LeaseInstanceCalled, i.fields(), e.Lease.ID, e.Instance)
-	if err != nil || !found || i.bound || i.State == pool.Gone {
-		return out, err
+	if !t.Shared() {
+		var err error
+		if i, err = t.found(ctx, InstanceCalled, e.Lease.ID, e.Instance); err != nil {
+			return out, err
+		}
+	}
+	if i == nil || i.bound || i.State == pool.Gone {
+		return out, nil
 	}
 	if e.Lease.Generation != 0 && i.LeaseGeneration != e.Lease.Generation {
 		return out, nil
 	}
-	if err := t.doom(ctx, &i, e); err != nil {
+	if err := t.doom(ctx, i, e); err != nil {
 		return pool.Ended{}, err
 	}
 	out.Instance = &i.Instance
-	return out, t.open(&i)
+	return out, t.open(i)
 }
 
 // doom makes a machine Destroying, due at once, and free of its lease.

@@ -116,7 +116,7 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 
 // Accepted implements pool.Store.
 func (s *Store) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
-	return s.onInstance(ctx, "accept", a.ID, func(ctx context.Context, t txn, i *instance) error {
+	return s.onInstance(ctx, "accept", a.ID, alone, func(ctx context.Context, t txn, i *instance) error {
 		switch i.State {
 		case pool.Creating:
 			i.locate(a)
@@ -140,7 +140,7 @@ func (s *Store) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance,
 
 // Woken implements pool.Store.
 func (s *Store) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
-	return s.onInstance(ctx, "wake", a.ID, func(ctx context.Context, t txn, i *instance) error {
+	return s.onInstance(ctx, "wake", a.ID, alone, func(ctx context.Context, t txn, i *instance) error {
 		if i.State != pool.Resuming || !i.bound {
 			return conflict(i, pool.Resuming)
 		}
@@ -156,7 +156,7 @@ func (s *Store) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, er
 // Proven implements pool.Store.
 func (s *Store) Proven(ctx context.Context, p pool.Proof) (pool.Instance, *pool.Lease, error) {
 	var given *pool.Lease
-	i, err := s.onInstance(ctx, "prove", p.ID, func(ctx context.Context, t txn, i *instance) error {
+	i, err := s.onInstance(ctx, "prove", p.ID, withPool, func(ctx context.Context, t txn, i *instance) error {
 		given = nil
 		l, err := t.prove(ctx, i, p)
 		if err != nil {
@@ -221,7 +221,11 @@ func (t txn) prove(ctx context.Context, i *instance, p pool.Proof) (*lease, erro
 
 // Change implements pool.Store.
 func (s *Store) Change(ctx context.Context, c pool.Change) (pool.Instance, error) {
-	return s.onInstance(ctx, fmt.Sprintf("change to %s", c.To), c.ID, func(ctx context.Context, t txn, i *instance) error {
+	what, pooled := fmt.Sprintf("change to %s", c.To), alone
+	if c.To == pool.Warm || c.To == pool.Hibernated || c.To == pool.Gone {
+		pooled = withPool
+	}
+	return s.onInstance(ctx, what, c.ID, pooled, func(ctx context.Context, t txn, i *instance) error {
 		if !slices.Contains(c.From, i.State) || !i.State.May(c.To) {
 			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
 		}
@@ -271,11 +275,11 @@ func (t txn) change(ctx context.Context, i *instance) error {
 
 // SetHeld implements pool.Store.
 func (s *Store) SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...pool.Event) (pool.Instance, error) {
-	what := "let go of"
+	what, pooled := "let go of", withPool
 	if held {
-		what = "hold"
+		what, pooled = "hold", alone
 	}
-	return s.onInstance(ctx, what, id, func(ctx context.Context, t txn, i *instance) error {
+	return s.onInstance(ctx, what, id, pooled, func(ctx context.Context, t txn, i *instance) error {
 		if i.State == pool.Gone {
 			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
 		}
@@ -300,7 +304,7 @@ func (s *Store) SetHeld(ctx context.Context, id string, held bool, now time.Time
 
 // Postpone implements pool.Store.
 func (s *Store) Postpone(ctx context.Context, id string, state pool.InstanceState, p pool.Postponement) error {
-	_, err := s.onInstance(ctx, "postpone", id, func(ctx context.Context, t txn, i *instance) error {
+	_, err := s.onInstance(ctx, "postpone", id, alone, func(ctx context.Context, t txn, i *instance) error {
 		if i.State != state {
 			return conflict(i, state)
 		}
@@ -312,12 +316,21 @@ func (s *Store) Postpone(ctx context.Context, id string, state pool.InstanceStat
 	return err
 }
 
+// withPool: the pool of a machine is locked before it, since it becomes free
+// or is gone.
+const withPool = true
+
 // onInstance runs an operation on one row, locked, and returns the row after
 // it, also beside a kept failure.
-func (s *Store) onInstance(ctx context.Context, what, id string, op func(context.Context, txn, *instance) error) (pool.Instance, error) {
+func (s *Store) onInstance(ctx context.Context, what, id string, pooled bool, op func(context.Context, txn, *instance) error) (pool.Instance, error) {
 	var out pool.Instance
 	err := s.write(ctx, func(ctx context.Context, t txn) error {
 		out = pool.Instance{}
+		if pooled {
+			if err := t.lockPoolOf(ctx, id); err != nil {
+				return err
+			}
+		}
 		i, err := t.instance(ctx, id, true)
 		if err != nil {
 			return err

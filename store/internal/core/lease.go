@@ -18,14 +18,28 @@ func (t txn) saveLease(ctx context.Context, l *lease) error {
 		bit(l.noClaim), l.needUntil, l.startMS, bit(l.exported), l.Seq))
 }
 
+// What an operation on a lease works on.
+const (
+	alone       = false
+	withMachine = true
+)
+
 // onLease runs an operation on one generation of a lease, locked, which must be
 // in one of the given states and allowed to go to next. It is written
-// afterwards and returned.
+// afterwards and returned. With its machine the operation is given that too,
+// locked, or nil if there is none or it is gone.
 func (s *Store) onLease(ctx context.Context, what string, k pool.LeaseKey, next pool.LeaseState, from []pool.LeaseState,
-	op func(context.Context, txn, *lease) error,
+	machine bool, op func(context.Context, txn, *lease, *instance) error,
 ) (pool.Lease, error) {
 	var out pool.Lease
 	err := s.write(ctx, func(ctx context.Context, t txn) error {
+		var i *instance
+		var err error
+		if machine {
+			if i, err = t.machineOf(ctx, k); err != nil {
+				return err
+			}
+		}
 		l, err := t.lease(ctx, k, true)
 		if err != nil {
 			return err
@@ -36,7 +50,12 @@ func (s *Store) onLease(ctx context.Context, what string, k pool.LeaseKey, next 
 		if err := l.decode(); err != nil {
 			return err
 		}
-		if err := op(ctx, t, l); err != nil {
+		if machine {
+			if i, err = t.present(ctx, l, i); err != nil {
+				return err
+			}
+		}
+		if err := op(ctx, t, l, i); err != nil {
 			return err
 		}
 		l.State = next
@@ -51,8 +70,8 @@ func (s *Store) onLease(ctx context.Context, what string, k pool.LeaseKey, next 
 
 // Activate implements pool.Store.
 func (s *Store) Activate(ctx context.Context, k pool.LeaseKey, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
-	return s.onLease(ctx, "activate", k, pool.LeaseActive, []pool.LeaseState{pool.LeaseStarting},
-		func(ctx context.Context, t txn, l *lease) error {
+	return s.onLease(ctx, "activate", k, pool.LeaseActive, []pool.LeaseState{pool.LeaseStarting}, alone,
+		func(ctx context.Context, t txn, l *lease, _ *instance) error {
 			l.Active, l.Due, l.Waiter = cut(now), cut(due), ""
 			l.Reason, l.Detail = "", ""
 			return t.events(ctx, ms(now), events)
@@ -76,7 +95,10 @@ func (s *Store) Requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error)
 }
 
 func (t txn) requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
-	l, err := t.lease(ctx, r.Lease, true)
+	if err := t.lockPools(ctx, poolsOf(r.Choices)...); err != nil {
+		return pool.Grant{}, err
+	}
+	l, err := t.lease(ctx, r.Lease, !t.Shared())
 	if err != nil {
 		return pool.Grant{}, err
 	}
@@ -86,33 +108,43 @@ func (t txn) requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
 	if r.Instance != "" && l.InstanceID != r.Instance {
 		return pool.Grant{}, fmt.Errorf("it is on another machine by now: %w", pool.ErrConflict)
 	}
+	now := cut(r.Now)
+	wish := *l
+	wish.Choices, wish.noClaim, wish.needUntil = slices.Clone(r.Choices), r.NoClaim, ms(r.NeedUntil)
+	i, err := t.claim(ctx, &wish, now, cut(r.LeaseDue), "")
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	failed, err := t.machine(ctx, LockInstance, l.InstanceID)
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	if l, err = t.relock(ctx, l); err != nil {
+		return pool.Grant{}, err
+	}
 	if err := l.decode(); err != nil {
 		return pool.Grant{}, err
 	}
-	now := cut(r.Now)
 	next := pool.Destroying
 	if r.Keep {
 		next = pool.Failed
 	}
 	reason := cmp.Or(r.Cause.Kind, r.Cause.Phase, "requeued")
-	if i, err := t.present(ctx, l); err != nil {
-		return pool.Grant{}, err
-	} else if i != nil {
-		if err := t.release(ctx, i, next, now, cut(r.InstanceDue), reason, r.Cause.Message); err != nil {
+	if failed != nil {
+		if err := t.release(ctx, failed, next, now, cut(r.InstanceDue), reason, r.Cause.Message); err != nil {
 			return pool.Grant{}, err
 		}
 	}
 	l.State, l.Pool, l.InstanceID = pool.LeaseWaiting, "", ""
-	l.Causes, l.Choices = append(l.Causes, cleanCause(r.Cause)), slices.Clone(r.Choices)
-	l.noClaim, l.needUntil, l.startMS = r.NoClaim, ms(r.NeedUntil), span(r.LeaseDue, r.Now)
+	l.Causes, l.Choices = append(l.Causes, cleanCause(r.Cause)), wish.Choices
+	l.noClaim, l.needUntil, l.startMS = wish.noClaim, wish.needUntil, span(r.LeaseDue, r.Now)
 	l.Due = cut(r.Due)
 	l.Reason, l.Detail = clean(reason), clean(r.Cause.Message)
 	if err := l.encode(); err != nil {
 		return pool.Grant{}, err
 	}
-	i, err := t.claim(ctx, l, now, cut(r.LeaseDue), "")
-	if err != nil {
-		return pool.Grant{}, err
+	if i != nil {
+		l.start(i, now, cut(r.LeaseDue))
 	}
 	if err := t.saveLease(ctx, l); err != nil {
 		return pool.Grant{}, err
@@ -137,16 +169,12 @@ func (t txn) release(ctx context.Context, i *instance, next pool.InstanceState, 
 }
 
 // Lose implements pool.Store.
-func (s *Store) Lose(ctx context.Context, k pool.LeaseKey, instance, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
+func (s *Store) Lose(ctx context.Context, k pool.LeaseKey, machine, reason, detail string, due, now time.Time, events ...pool.Event) (pool.Lease, error) {
 	return s.onLease(ctx, "lose", k, pool.LeaseLost,
-		[]pool.LeaseState{pool.LeaseStarting, pool.LeaseActive, pool.LeaseSuspended},
-		func(ctx context.Context, t txn, l *lease) error {
-			if instance != "" && l.InstanceID != instance {
+		[]pool.LeaseState{pool.LeaseStarting, pool.LeaseActive, pool.LeaseSuspended}, withMachine,
+		func(ctx context.Context, t txn, l *lease, i *instance) error {
+			if machine != "" && l.InstanceID != machine {
 				return fmt.Errorf("it is on another machine by now: %w", pool.ErrConflict)
-			}
-			i, err := t.present(ctx, l)
-			if err != nil {
-				return err
 			}
 			if i != nil {
 				if err := t.release(ctx, i, pool.Failed, cut(now), cut(due), reason, detail); err != nil {
@@ -227,13 +255,12 @@ func (s *Store) turn(ctx context.Context, what string, k pool.LeaseKey, next poo
 	to pool.InstanceState, due, now time.Time, op func(context.Context, txn, *lease) error,
 ) (pool.Lease, pool.Instance, error) {
 	var out pool.Instance
-	l, err := s.onLease(ctx, what, k, next, from, func(ctx context.Context, t txn, l *lease) error {
+	l, err := s.onLease(ctx, what, k, next, from, withMachine, func(ctx context.Context, t txn, l *lease, i *instance) error {
 		if l.Kind != pool.Gitspace {
 			return fmt.Errorf("it is a %s, not a gitspace: %w", l.Kind, pool.ErrInvalid)
 		}
-		i, err := t.instance(ctx, l.InstanceID, true)
-		if err != nil {
-			return err
+		if i == nil {
+			return fmt.Errorf("its instance %s is gone: %w", l.InstanceID, pool.ErrConflict)
 		}
 		if !i.State.May(to) {
 			return fmt.Errorf("its instance %s is %s: %w", i.ID, i.State, pool.ErrConflict)
@@ -338,6 +365,12 @@ func (s *Store) Orphans(ctx context.Context, living []string, due, now time.Time
 		for _, w := range waiters {
 			if slices.Contains(living, w) {
 				continue
+			}
+			if t.Shared() {
+				rows, err := t.Query(ctx, LockOrphans, w)
+				if err := each(rows, err, func(r *sql.Rows) error { return r.Scan(new(int64)) }); err != nil {
+					return err
+				}
 			}
 			if _, err := t.Exec(ctx, DropOrphanChoices, w); err != nil {
 				return err

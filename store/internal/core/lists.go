@@ -79,6 +79,10 @@ func (s *Store) Adopt(ctx context.Context, pools []string, now time.Time) (int, 
 		if err != nil {
 			return err
 		}
+		// Whoever works on several machines holds their pools.
+		if err := t.lockPools(ctx, names...); err != nil {
+			return err
+		}
 		for _, name := range names {
 			n, err := t.Exec(ctx, AdoptInstances, ms(now), name)
 			if err != nil {

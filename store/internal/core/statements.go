@@ -19,6 +19,7 @@ const (
 	LockPool
 	KeepPoolHolder
 	LockPoolHolder
+	LockPoolOf
 	SelectPools
 	SelectPoolNames
 	UpsertPool
@@ -45,15 +46,16 @@ const (
 	DropIdentity
 	SelectInstance
 	LockInstance
+	LockInstanceOf
+	LockInstanceCalled
 	ClaimFree
-	ClaimFreeFirmly
 	MoveInstance
 	BindInstance
 	GoneInstance
 	PostponeInstance
 	SetDisks
 	HoldInstance
-	LeaseInstanceCalled
+	InstanceCalled
 	SelectDueInstances
 	AdoptInstances
 	SelectGroups
@@ -72,6 +74,7 @@ const (
 	SelectDueLeases
 	SelectWaiting
 	SelectWaiters
+	LockOrphans
 	OrphanLeases
 
 	InsertChoice
@@ -116,15 +119,21 @@ const freeFits = `SELECT id FROM instances
 	ORDER BY state DESC, created, id LIMIT 1`
 
 // Claim is the claim with the given way of locking the machine it chose.
-func Claim(lock string) string {
+func Claim(lock string) string { return claim("$4", lock, "") }
+
+func claim(generation, lock, also string) string {
 	return `UPDATE instances SET state = CASE WHEN state = 'warm' THEN 'leased' ELSE 'resuming' END,
-	since = $1, due = $2, lease_id = $3, lease_generation = $4, kind = $5, bound = 1, attempts = 0, reason = '', detail = ''
-	WHERE id = (` + freeFits + lock + `) RETURNING ` + instanceColumns
+	since = $1, due = $2, lease_id = $3, lease_generation = ` + generation + `, kind = $5, bound = 1, attempts = 0, reason = '', detail = ''
+	WHERE id = (` + freeFits + lock + `)` + also + ` RETURNING ` + instanceColumns
 }
 
 const (
 	selectLatest = `SELECT ` + leaseColumns + ` FROM leases WHERE id = CAST($1 AS TEXT) ORDER BY generation DESC LIMIT 1`
-	matchWaiter  = `SELECT seq FROM lease_choices
+	// instanceCalled finds a machine that a lease id had by one of its names.
+	instanceCalled = `SELECT ` + instanceColumns + ` FROM instances
+	WHERE lease_id = $1 AND lease_id <> '' AND (id = $2 OR cloud_id = $2 OR name = $2)
+	ORDER BY lease_generation DESC, created DESC LIMIT 1`
+	matchWaiter = `SELECT seq FROM lease_choices
 	WHERE pool = CAST($1 AS TEXT) AND shape = CAST($2 AS TEXT) AND no_claim = 0 AND need_until <= $3
 	AND (zone = '' OR zone = CAST($4 AS TEXT))
 	ORDER BY seq LIMIT 1`
@@ -154,6 +163,7 @@ func Portable() Statements {
 		LockPool:        `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
 		KeepPoolHolder:  `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
 		LockPoolHolder:  `SELECT ` + poolStateColumns + ` FROM pools WHERE name = $1`,
+		LockPoolOf:      `SELECT ` + poolStateColumns + ` FROM pools WHERE name = (SELECT pool FROM instances WHERE id = $1)`,
 		SelectPools:     `SELECT ` + poolColumns + ` FROM pools ORDER BY name`,
 		SelectPoolNames: `SELECT name FROM pools ORDER BY name`,
 		UpsertPool: `INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, retired, updated, recipes,
@@ -183,12 +193,15 @@ func Portable() Statements {
 
 		InsertInstance: `INSERT INTO instances (` + instanceInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
 	$13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)`,
-		InsertIdentity:  `INSERT INTO identities (instance_id, sealed) VALUES ($1, $2)`,
-		DropIdentity:    `DELETE FROM identities WHERE instance_id = $1`,
-		SelectInstance:  `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
-		LockInstance:    `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
-		ClaimFree:       Claim(""),
-		ClaimFreeFirmly: Claim(""),
+		InsertIdentity: `INSERT INTO identities (instance_id, sealed) VALUES ($1, $2)`,
+		DropIdentity:   `DELETE FROM identities WHERE instance_id = $1`,
+		SelectInstance: `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
+		LockInstance:   `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
+		// $2 is the generation, 0 for the latest.
+		LockInstanceOf: `SELECT ` + instanceColumns + ` FROM instances WHERE id = (SELECT instance_id FROM leases
+	WHERE id = CAST($1 AS TEXT) AND (CAST($2 AS BIGINT) = 0 OR generation = $2) ORDER BY generation DESC LIMIT 1)`,
+		LockInstanceCalled: instanceCalled,
+		ClaimFree:          Claim(""),
 		MoveInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
 	bound = $8, zone = $9, cloud_id = $10, address = $11, port = $12, warmed = $13, agent_version = $14 WHERE id = $15`,
 		BindInstance: `UPDATE instances SET state = $1, since = $2, due = $3, attempts = $4, reason = $5, detail = $6, disks = $7,
@@ -199,9 +212,7 @@ func Portable() Statements {
 		PostponeInstance: `UPDATE instances SET due = $1, attempts = $2, reason = $3, detail = $4 WHERE id = $5`,
 		SetDisks:         `UPDATE instances SET disks = $1 WHERE id = $2`,
 		HoldInstance:     `UPDATE instances SET held = $1 WHERE id = $2`,
-		LeaseInstanceCalled: `SELECT ` + instanceColumns + ` FROM instances
-	WHERE lease_id = $1 AND lease_id <> '' AND (id = $2 OR cloud_id = $2 OR name = $2)
-	ORDER BY lease_generation DESC, created DESC LIMIT 1`,
+		InstanceCalled:   instanceCalled,
 		SelectDueInstances: `SELECT ` + instanceColumns + ` FROM instances
 	WHERE pool = CAST($1 AS TEXT) AND state <> 'gone' AND due <= $2 ORDER BY due, id LIMIT CAST($3 AS BIGINT)`,
 		AdoptInstances: `UPDATE instances SET due = $1 WHERE pool = $2 AND state <> 'gone'
@@ -227,6 +238,7 @@ func Portable() Statements {
 		SelectWaiting: `SELECT ` + leaseColumns + ` FROM leases
 	WHERE seq IN (SELECT DISTINCT seq FROM lease_choices WHERE pool = CAST($1 AS TEXT) ORDER BY seq LIMIT CAST($2 AS BIGINT)) ORDER BY seq`,
 		SelectWaiters: `SELECT DISTINCT waiter FROM leases WHERE waiter <> ''`,
+		LockOrphans:   `SELECT seq FROM leases WHERE waiter = $1 AND waiter <> '' ORDER BY id, generation`,
 		OrphanLeases:  `UPDATE leases SET waiter = '', due = $1 WHERE waiter = $2 AND waiter <> ''`,
 
 		InsertChoice: `INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until, tenant, variant)

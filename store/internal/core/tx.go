@@ -125,6 +125,11 @@ func (s *Store) look(ctx context.Context, op func(context.Context, txn) error) e
 // there is no row.
 func (t txn) one(ctx context.Context, s Stmt, dest []any, args ...any) (found bool, err error) {
 	rows, err := t.Query(ctx, s, args...)
+	return first(rows, err, dest)
+}
+
+// first reads the first of some rows.
+func first(rows *sql.Rows, err error, dest []any) (found bool, _ error) {
 	if err != nil {
 		return false, err
 	}

@@ -1,0 +1,57 @@
+package postgres_test
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/vm-runner/drone-runner-aws/store/postgres"
+	"github.com/vm-runner/drone-runner-aws/store/storetest"
+)
+
+// codes counts the transactions that were run again, by the server's code.
+type codes struct {
+	slog.Handler
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *codes) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c *codes) Handle(_ context.Context, r slog.Record) error {
+	if r.Message != postgres.RaceLost {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "code" {
+			c.n[a.Value.String()]++
+		}
+		return true
+	})
+	return nil
+}
+
+// TestOperationsDoNotDeadlock: all operations lock rows in one order, so the
+// server never has to end one of them after its deadlock_timeout.
+func TestOperationsDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	for range 3 {
+		c := &codes{Handler: slog.DiscardHandler, n: map[string]int{}}
+		s, err := postgres.Open(t.Context(), postgres.Options{DSN: schemaDSN(t), Seal: testKey(t, 1), Log: slog.New(c)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		storetest.Contend(t, s)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		const deadlock = "40P01"
+		if n := c.n[deadlock]; n > 0 {
+			t.Errorf("%d transactions had locked each other", n)
+		}
+		t.Logf("run again, by code: %v", c.n)
+	}
+}
