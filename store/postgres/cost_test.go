@@ -88,8 +88,13 @@ func TestRowsVisitedDoNotGrow(t *testing.T) {
 		claim := func(shape string) int {
 			return visits(t, db, text[core.ClaimFree], 1, 1, "l", 1, "build", "a", shape, "", 1, "")
 		}
+		atOnce := func(shape string) int {
+			return visits(t, db, core.ArriveAtOnce, 1, 1, "l", 1, "build", "a", shape, "", 1, "l", "w", "", "", 1, "", 1)
+		}
 		out := map[string]int{
 			"claim":            claim("s"),
+			"arrive at once":   atOnce("s"),
+			"arrive in vain":   atOnce("nothing"),
 			"claim of nothing": claim("nothing"),
 			"match":            visits(t, db, text[core.MatchWaiter], "a", "other", 1, ""),
 			"match of nothing": visits(t, db, text[core.MatchWaiter], "a", "s", 1, ""),

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -88,5 +89,93 @@ func TestCostDoesNotGrow(t *testing.T) {
 		if diff := cmp.Diff(small, other); diff != "" {
 			t.Errorf("with %s (-small +now):\n%s", name, diff)
 		}
+	}
+}
+
+// TestCostWithGatesAndFlavours counts the same beside everything a pool can
+// have: hibernated machines, flavours with limits, a gate with a canary, a bound
+// per minute, and a lease that two pools refuse in turn.
+func TestCostWithGatesAndFlavours(t *testing.T) {
+	t.Parallel()
+	cost := func(machines, flavours int) map[string]int {
+		path := filepath.Join(t.TempDir(), "database.sqlite3")
+		s := inner(t, sqlite.Options{Path: path, Sync: sqlite.SyncOff}, nil)
+		ctx := t.Context()
+		no := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		row := pool.PoolRow{Name: "a", Max: 1 << 30, PerMinute: 1 << 30}
+		for k := range flavours {
+			row.Flavours = append(row.Flavours, pool.FlavourRow{Variant: fmt.Sprint("v", k), Max: -1})
+		}
+		row.Flavours[0].Max = 1 << 20
+		no(s.Configure(ctx, []pool.PoolRow{row, {Name: "b", Max: 0}, {Name: "c", Max: 9}}, begin))
+		no(s.SetGate(ctx, "c", pool.Gate{Reason: "throttled", Until: begin.Add(time.Hour)}, begin))
+		intend := func(id string) {
+			_, err := s.Intend(ctx, pool.Intent{Instance: pool.Instance{ID: id, Name: id, Pool: "a", Variant: "v0"}, Now: begin})
+			no(err)
+		}
+		asleep := func(id string) {
+			intend(id)
+			_, err := s.Accepted(ctx, pool.Acceptance{ID: id, Now: begin})
+			no(err)
+			_, _, err = s.Proven(ctx, pool.Proof{ID: id, Now: begin})
+			no(err)
+			_, err = s.Change(ctx, pool.Change{ID: id, From: []pool.InstanceState{pool.Warm}, To: pool.Hibernating, Now: begin})
+			no(err)
+			_, err = s.Change(ctx, pool.Change{ID: id, From: []pool.InstanceState{pool.Hibernating}, To: pool.Hibernated, Now: begin})
+			no(err)
+		}
+		for k := range machines {
+			asleep(fmt.Sprint("i", k))
+		}
+		out := map[string]int{}
+		measure := func(what string, do func()) {
+			s.Statements = 0
+			do()
+			out[what] = s.Statements
+		}
+		measure("arrive", func() {
+			g, err := s.Arrive(ctx, pool.Arrival{ID: "l", Choices: []pool.Choice{{Pool: "a"}}, Waiter: "w", Now: begin})
+			no(err)
+			if !g.Claimed || g.Instance.State != pool.Resuming {
+				t.Fatalf("it was not given one that sleeps: %+v", g)
+			}
+		})
+		measure("intend", func() { intend("one") })
+		no(s.SetGate(ctx, "a", pool.Gate{Reason: "breaker", Until: begin, Canary: time.Minute}, begin))
+		measure("canary", func() { intend("two") })
+		no(s.SetGate(ctx, "a", pool.Gate{}, begin))
+		measure("asleep", func() { asleep("three") })
+		_, err := s.Arrive(ctx, pool.Arrival{
+			ID: "w", Choices: []pool.Choice{{Pool: "b", Shape: "other"}, {Pool: "c", Shape: "other"}}, Waiter: "w", Now: begin,
+		})
+		no(err)
+		refuse := func(in string, want error) {
+			_, err := s.Intend(ctx, pool.Intent{
+				Instance: pool.Instance{ID: "never", Name: "never", Pool: in}, Lease: pool.LeaseKey{ID: "w"}, Now: begin,
+			})
+			if !errors.Is(err, want) {
+				t.Fatalf("pool %s answers %v, want %v", in, err, want)
+			}
+		}
+		measure("refused at a limit", func() { refuse("b", pool.ErrLimit) })
+		measure("refused by a gate", func() { refuse("c", pool.ErrClosed) })
+		measure("refused at a limit again", func() { refuse("b", pool.ErrLimit) })
+		measure("refused by a gate again", func() { refuse("c", pool.ErrClosed) })
+		return out
+	}
+	small := cost(3, 1)
+	if diff := cmp.Diff(map[string]int{
+		"arrive": 3, "intend": 7, "canary": 7, "asleep": 17, "refused at a limit": 6, "refused by a gate": 5,
+		"refused at a limit again": 4, "refused by a gate again": 3,
+	}, small); diff != "" {
+		t.Errorf("statements of each operation differ (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(small, cost(300, 40)); diff != "" {
+		t.Errorf("with 300 that sleep and 40 flavours (-small +now):\n%s", diff)
 	}
 }

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"database/sql"
 	"math"
 	"time"
 
@@ -96,18 +97,30 @@ func (t txn) ahead(ctx context.Context, name string, before int64, limit int, fl
 }
 
 // refuse is the answer to an Intend that may not be. With the lease the refusal
-// becomes its reason and, once for each pool and reason, an event.
+// becomes its reason and, once for each pool and reason, an event. Pools that
+// refuse it in turn, each as before, write nothing.
 func (t txn) refuse(ctx context.Context, p *poolRow, l *lease, now time.Time, reason string, refusal error) error {
 	if l == nil {
 		return refusal
 	}
 	reason = clean(reason)
-	var one int
-	told, err := t.one(ctx, SelectRefusal, []any{(*number)(&one)}, l.ID, l.Generation, p.Name, reason)
-	if err != nil {
+	told, elsewhere, last := false, false, ""
+	rows, err := t.Query(ctx, SelectTold, l.ID, l.Generation)
+	if err := each(rows, err, func(r *sql.Rows) error {
+		var in, why string
+		if err := r.Scan(&in, &why); err != nil {
+			return err
+		}
+		if in == p.Name {
+			told, last = told || why == reason, why
+		} else {
+			elsewhere = elsewhere || why == l.Reason
+		}
+		return nil
+	}); err != nil {
 		return err
 	}
-	if told && l.Reason == reason {
+	if told && (l.Reason == reason || last == reason && elsewhere) {
 		return refusal
 	}
 	detail := clean(refusal.Error())

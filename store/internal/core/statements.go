@@ -91,7 +91,7 @@ const (
 	DropVariables
 
 	InsertEvent
-	SelectRefusal
+	SelectTold
 	SelectTombstone
 	DropTombstone
 	InsertTombstone
@@ -265,8 +265,7 @@ func Portable() Statements {
 
 		InsertEvent: `INSERT INTO events (at, pool, instance, lease, generation, reason, message)
 	VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		SelectRefusal: `SELECT 1 FROM events
-	WHERE lease <> '' AND lease = $1 AND generation = $2 AND pool = $3 AND reason = $4 LIMIT 1`,
+		SelectTold:      `SELECT pool, reason FROM events WHERE lease <> '' AND lease = $1 AND generation = $2 ORDER BY id`,
 		SelectTombstone: `SELECT until FROM tombstones WHERE lease_id = $1`,
 		DropTombstone:   `DELETE FROM tombstones WHERE lease_id = $1`,
 		InsertTombstone: `INSERT INTO tombstones (lease_id, until) VALUES ($1, $2) RETURNING seq`,
