@@ -6,7 +6,7 @@
 // claims pass over machines that another replica is taking (SKIP LOCKED), a
 // transaction that lost a race is repeated, and holds on pools go by the
 // database's clock. The ordinary arrival, a new lease that is given a machine,
-// is one statement and so one round trip, without BEGIN and COMMIT.
+// is one statement behind the lock on its id.
 //
 // Transactions run at READ COMMITTED. The invariant that no machine stays warm
 // beside a lease that fits needs more than row locks: whoever is about to
