@@ -83,6 +83,7 @@ func TestRowsVisitedDoNotGrow(t *testing.T) {
 		fill(`INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until, tenant, variant)
 			SELECT 'a', 1000000 + k, 0, 'other', '', 0, 0, 'default', CASE k % 2 WHEN 0 THEN 'big' ELSE 'default' END
 			FROM generate_series(1, $1::bigint) AS k`, waiting)
+		fill(`ALTER TABLE leases ALTER COLUMN seq RESTART WITH 10000000`)
 		fill(`ANALYZE`)
 		text := postgres.Statements()
 		claim := func(shape string) int {
