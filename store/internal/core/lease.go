@@ -353,40 +353,58 @@ func (s *Store) Unwait(ctx context.Context, k pool.LeaseKey, waiter string, due,
 
 // Orphans implements pool.Store.
 func (s *Store) Orphans(ctx context.Context, living []string, due, now time.Time) (int, error) {
-	var orphans int64
-	err := s.write(ctx, func(ctx context.Context, t txn) error {
-		orphans = 0
-		var waiters []string
-		rows, err := t.Query(ctx, SelectWaiters)
-		if err := each(rows, err, scanStrings(&waiters)); err != nil {
-			return err
-		}
-		slices.Sort(waiters)
-		for _, w := range waiters {
-			if slices.Contains(living, w) {
-				continue
-			}
-			if t.Shared() {
-				rows, err := t.Query(ctx, LockOrphans, w)
-				if err := each(rows, err, func(r *sql.Rows) error { return r.Scan(new(int64)) }); err != nil {
-					return err
-				}
-			}
-			if _, err := t.Exec(ctx, DropOrphanChoices, w); err != nil {
-				return err
-			}
-			n, err := t.Exec(ctx, OrphanLeases, ms(due), w)
-			if err != nil {
-				return err
-			}
-			orphans += n
-		}
-		return nil
-	})
+	orphans, err := s.orphans(ctx, living, due)
 	if err != nil {
 		return 0, fmt.Errorf("find orphaned leases: %w", err)
 	}
-	return int(orphans), nil
+	return orphans, nil
+}
+
+func (s *Store) orphans(ctx context.Context, living []string, due time.Time) (int, error) {
+	var waiters []string
+	err := s.write(ctx, func(ctx context.Context, t txn) error { // so that a fence is checked
+		waiters = nil
+		rows, err := t.Query(ctx, SelectWaiters)
+		return each(rows, err, scanStrings(&waiters))
+	})
+	if err != nil {
+		return 0, err
+	}
+	all := 0
+	for _, w := range waiters {
+		if slices.Contains(living, w) {
+			continue
+		}
+		// A transaction each, and only the rows that were locked in order are
+		// written: leases of one waiter that come meanwhile are the next look's.
+		var seqs []int64
+		err := s.write(ctx, func(ctx context.Context, t txn) error {
+			seqs = nil
+			rows, err := t.Query(ctx, LockOrphans, w)
+			if err := each(rows, err, func(r *sql.Rows) error {
+				var seq int64
+				err := r.Scan(&seq)
+				seqs = append(seqs, seq)
+				return err
+			}); err != nil {
+				return err
+			}
+			for _, seq := range seqs {
+				if err := must(t.Exec(ctx, OrphanLease, ms(due), seq)); err != nil {
+					return err
+				}
+				if _, err := t.Exec(ctx, DropChoices, seq); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		all += len(seqs)
+	}
+	return all, nil
 }
 
 // Export implements pool.Store.

@@ -75,11 +75,10 @@ const (
 	SelectWaiting
 	SelectWaiters
 	LockOrphans
-	OrphanLeases
+	OrphanLease
 
 	InsertChoice
 	DropChoices
-	DropOrphanChoices
 	MatchWaiter
 	CountAhead
 	CountAheadOfFlavour
@@ -239,13 +238,11 @@ func Portable() Statements {
 	WHERE seq IN (SELECT DISTINCT seq FROM lease_choices WHERE pool = CAST($1 AS TEXT) ORDER BY seq LIMIT CAST($2 AS BIGINT)) ORDER BY seq`,
 		SelectWaiters: `SELECT DISTINCT waiter FROM leases WHERE waiter <> ''`,
 		LockOrphans:   `SELECT seq FROM leases WHERE waiter = $1 AND waiter <> '' ORDER BY id, generation`,
-		OrphanLeases:  `UPDATE leases SET waiter = '', due = $1 WHERE waiter = $2 AND waiter <> ''`,
+		OrphanLease:   `UPDATE leases SET waiter = '', due = $1 WHERE seq = $2`,
 
 		InsertChoice: `INSERT INTO lease_choices (pool, seq, ord, shape, zone, no_claim, need_until, tenant, variant)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		DropChoices: `DELETE FROM lease_choices WHERE seq = $1`,
-		DropOrphanChoices: `DELETE FROM lease_choices
-	WHERE seq IN (SELECT seq FROM leases WHERE waiter = $1 AND waiter <> '')`,
 		MatchWaiter: matchWaiter,
 		CountAhead: `SELECT count(*) FROM
 	(SELECT DISTINCT seq FROM lease_choices WHERE pool = CAST($1 AS TEXT) AND seq < $2 LIMIT CAST($3 AS BIGINT)) AS ahead`,
