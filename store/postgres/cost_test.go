@@ -112,7 +112,7 @@ func TestRowsVisitedDoNotGrow(t *testing.T) {
 	small := cost(10, 10, 10, 0)
 	for what, n := range small {
 		// The smallest tables are read whole, which is cheaper there.
-		if n > 64 {
+		if n > 100 {
 			t.Errorf("%s: %d rows are visited in the smallest of stores", what, n)
 		}
 	}
