@@ -38,12 +38,17 @@ func named(list []pool.Orphan) string {
 func TestOrphansAreListedWithWhatWouldMakeThemGo(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.pools[0].min = 0
+		controller, err := e.store.Controller(t.Context(), "before", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := controller.ID
 		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) {
-			l.Disks = []drivers.Disk{{Name: "disk", SizeGiB: 5, Tags: drivers.Tags{Controller: e.m.ControllerID(), Instance: "long-gone"}}}
+			l.Disks = []drivers.Disk{{Name: "disk", SizeGiB: 5, Tags: drivers.Tags{Controller: ours, Instance: "long-gone"}}}
 		}}
 		e.start()
 		pass(time.Minute)
-		ours, now := e.m.ControllerID(), time.Now()
+		now := time.Now()
 		e.foreign("gitspace", ours, pool.Gitspace, now)
 		e.foreign("theirs", "another", pool.Build, now)
 		e.foreign("ancient", ours, pool.Build, now.Add(-240*time.Hour))
