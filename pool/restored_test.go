@@ -98,6 +98,7 @@ func (c *oldCopy) swap(from, to string) {
 func TestAnOldCopyOfTheStoreGivesAwayOnlyWhatWasNeverUsed(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.witness = &memory{}
+		e.limits = pool.Timeouts{FreeAge: 2 * time.Hour, BusyAge: 2 * time.Hour}
 		c := keep(e)
 		e.start()
 		pass(time.Minute)
@@ -121,7 +122,7 @@ func TestAnOldCopyOfTheStoreGivesAwayOnlyWhatWasNeverUsed(t *testing.T) {
 				t.Errorf("%s was given the machine of another", id)
 			}
 		}
-		pass(96 * time.Hour) // past every age
+		pass(6 * time.Hour) // past every age
 		for _, name := range before {
 			if name == used.Name && !slices.Contains(e.machines(), name) {
 				t.Error("the machine in use was destroyed")
@@ -182,6 +183,7 @@ func TestAMachineMadeInTheLostTimeTellsAnOldCopy(t *testing.T) {
 // is not set up for another.
 func TestAnAgentThatWorksForAnotherIsNotGivenAway(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
+		e.limits = pool.Timeouts{FreeAge: 2 * time.Hour, BusyAge: 2 * time.Hour}
 		e.start()
 		pass(time.Minute)
 		first := e.oldestWarm()
@@ -194,7 +196,7 @@ func TestAnAgentThatWorksForAnotherIsNotGivenAway(t *testing.T) {
 		if got.ID == first.ID {
 			t.Fatal("the machine of another was given away")
 		}
-		pass(24 * time.Hour)
+		pass(6 * time.Hour)
 		row, err := e.store.Instance(t.Context(), first.ID)
 		if err != nil || !row.Held || row.State != pool.Failed || !slices.Contains(e.machines(), first.Name) {
 			t.Errorf("it is %s, held %t, %v; want it failed, held and there", row.State, row.Held, err)
