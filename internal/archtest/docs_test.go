@@ -319,3 +319,42 @@ func compare(t *testing.T, drawn, table []string) {
 		}
 	}
 }
+
+var (
+	testRE     = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9]*)`")
+	sentenceRE = regexp.MustCompile(`"([^"]+)"`)
+)
+
+// TestDocumentationNamesTestsThatExist: a page that says what proves something
+// names real tests, and docs/rules.md real sentences of the contract suites
+// and of the simulation.
+func TestDocumentationNamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	tests := map[string]bool{}
+	texts := map[string]bool{}
+	for _, f := range goFiles(t) {
+		ast.Inspect(f.file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				tests[n.Name.Name] = true
+			case *ast.BasicLit:
+				if s, err := strconv.Unquote(n.Value); err == nil {
+					texts[s] = true
+				}
+			}
+			return true
+		})
+	}
+	for _, page := range markdown(t) {
+		for _, m := range testRE.FindAllStringSubmatch(string(read(t, page)), -1) {
+			if !tests[m[1]] {
+				t.Errorf("%s names the test %s, which does not exist", page, m[1])
+			}
+		}
+	}
+	for _, m := range sentenceRE.FindAllStringSubmatch(string(read(t, "docs/rules.md")), -1) {
+		if !texts[m[1]] {
+			t.Errorf("docs/rules.md quotes %q, which no test says", m[1])
+		}
+	}
+}
