@@ -223,11 +223,14 @@ func whyNot(snap Snapshot, c Choice, position int, now time.Time) []Why {
 
 // whyNoFit is why the free machines of a pool are not given to a lease.
 func whyNoFit(snap Snapshot, c Choice) Why {
-	others, same := 0, 0
+	others, same, held := 0, 0, 0
 	var shapes []string
 	for _, g := range snap.Groups {
 		switch {
 		case g.State != Warm && g.State != Hibernated:
+		case g.Held && g.Shape == c.Shape:
+			held += g.Count
+		case g.Held:
 		case g.Shape == c.Shape:
 			same += g.Count
 		default:
@@ -240,7 +243,10 @@ func whyNoFit(snap Snapshot, c Choice) Why {
 	switch {
 	case same > 0:
 		return Why{Code: WhyDeadline, Pool: snap.Pool, Message: fmt.Sprintf(
-			"%s of its kind free, but held by an operator, in another zone, or with too little of the own deadline left", machines(same))}
+			"%s of its kind free, but in another zone, or with too little of the own deadline left", machines(same))}
+	case held > 0:
+		return Why{Code: WhyHeld, Pool: snap.Pool, Message: fmt.Sprintf(
+			"%s of its kind free, but held by an operator or since the store was restored", machines(held))}
 	case others > 0:
 		return Why{Code: WhyNoFit, Pool: snap.Pool, Message: fmt.Sprintf(
 			"%s free, but none fits: wanted is %s, there is %s", machines(others), shapeText(c.Shape), strings.Join(shapes, "; "))}
@@ -389,6 +395,15 @@ func whyPool(p PoolStatus, snap Snapshot, now time.Time) []Why {
 			add(WhyLimit, "%s", &LimitError{Pool: p.Name, Tenant: f.Tenant, Variant: f.Variant, Counted: f.Counted, Max: f.Max})
 		}
 	}
+	held := 0
+	for _, g := range snap.Groups {
+		if g.Held {
+			held += g.Count
+		}
+	}
+	if held > 0 {
+		add(WhyHeld, "%s held by an operator or since the store was restored: they take places and are given to nobody until they are let go or destroyed", machines(held))
+	}
 	if n := len(snap.Waiting); n > 0 {
 		more := ""
 		if snap.WaitingMore {
@@ -408,7 +423,7 @@ func whyPool(p PoolStatus, snap Snapshot, now time.Time) []Why {
 func poolSummary(p PoolStatus, snap Snapshot) string {
 	free := 0
 	for _, g := range snap.Groups {
-		if g.State == Warm || g.State == Hibernated {
+		if !g.Held && (g.State == Warm || g.State == Hibernated) {
 			free += g.Count
 		}
 	}

@@ -54,6 +54,15 @@ func TestWhyALeaseIsGivenNothingInAPool(t *testing.T) {
 		{"the pool has left the file", Snapshot{Max: 5, Retired: true}, "", 1, []string{WhyRetired}, "the pool has left the pool file and makes no new machines", false},
 		{"others wait longer", Snapshot{Counted: 4, Max: 5}, "", 3, []string{WhyPosition}, "2 requests wait before it: it is number 3 in the queue", false},
 		{
+			"what there is of its kind is held",
+			Snapshot{Counted: 5, Max: 5, Groups: []Group{
+				{State: Warm, Shape: own, Held: true, Count: 2}, {State: Warm, Shape: "other", Held: true, Count: 3}, {State: Booting, Shape: own, Held: true, Count: 1},
+			}},
+			"", 1,
+			[]string{WhyLimit, WhyHeld},
+			"pool p is at its limit (5 of 5 machines)", false,
+		},
+		{
 			"no variant fits",
 			Snapshot{Counted: 5, Max: 5, Groups: free(ShapeOf("default", "large", "tiny", "4x4096", 0, false, false), 2)},
 			"", 1,

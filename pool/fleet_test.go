@@ -126,6 +126,9 @@ func (f *fleet) start(name string, edit ...func(*pool.ManagerConfig)) *replica {
 			Name: p.name, Driver: "noop", Min: p.min, Max: p.max, Wait: p.wait, Spec: &p.cfg, SpecJSON: js,
 			Platform: drivers.Platform{OS: "linux", Arch: "amd64"},
 		})
+		if p.tune != nil {
+			p.tune(&cfgs[len(cfgs)-1])
+		}
 	}
 	cfg := pool.ManagerConfig{
 		Store: r, Agent: f.agent, Pools: cfgs, KeepDrifted: true, Timeouts: f.limits, Incarnation: name, Log: f.log.With("replica", name),

@@ -32,6 +32,8 @@ type engine struct {
 	hook   func(ctx context.Context, op string, t pool.Target, step string) error
 	pools  []poolSpec
 	keep   bool
+	// other is a second account: specs whose Capacity is otherAccount are in it.
+	other *noop.World
 	// limits are the engine's; tests about ages shorten them, and sweep less
 	// often, since a fake hour costs real milliseconds.
 	limits pool.Timeouts
@@ -57,6 +59,18 @@ type poolSpec struct {
 	tune func(*pool.PoolConfig)
 }
 
+// otherAccount marks the specs of a second account.
+const otherAccount = 77
+
+// account is the world a spec is about, and its data directory, which makes it
+// a scope of its own.
+func (e *engine) account(cfg *noop.Config) (*noop.World, string) {
+	if cfg.Capacity == otherAccount {
+		return e.other, "/other"
+	}
+	return e.world, "/bubble"
+}
+
 // inBubble runs a test in fake time with a store of its own.
 func inBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 	t.Helper()
@@ -80,7 +94,7 @@ func aloneInBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 			}
 			return st
 		}
-		e := &engine{t: t, world: noop.NewWorld(), store: open("a.sqlite3"), pools: []poolSpec{{name: "p", min: 2, max: 4}}}
+		e := &engine{t: t, world: noop.NewWorld(), other: noop.NewWorld(), store: open("a.sqlite3"), pools: []poolSpec{{name: "p", min: 2, max: 4}}}
 		defer func() {
 			if e.stop != nil {
 				e.halt()
@@ -102,7 +116,11 @@ func (e *engine) start() {
 		return
 	}
 	e.mock = agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute, Old: e.old, Hook: func(ctx context.Context, op string, t pool.Target, step string) error {
-		if err := e.world.Alive(t.Instance); err != nil {
+		world := e.world
+		if e.other.Has(t.Instance) {
+			world = e.other
+		}
+		if err := world.Alive(t.Instance); err != nil {
 			return err
 		}
 		if e.hook != nil {
@@ -144,8 +162,9 @@ func (e *engine) run() {
 					return pool.Opened{}, err
 				}
 			}
-			d, err := noop.New(drivers.Options{Pool: p.Name, Platform: p.Platform, Config: cfg, DataDir: "/bubble", Log: slog.New(slog.DiscardHandler)},
-				noop.Setup{World: e.world, Faults: e.faults})
+			world, dir := e.account(cfg)
+			d, err := noop.New(drivers.Options{Pool: p.Name, Platform: p.Platform, Config: cfg, DataDir: dir, Log: slog.New(slog.DiscardHandler)},
+				noop.Setup{World: world, Faults: e.faults})
 			if err != nil {
 				return pool.Opened{}, err
 			}

@@ -196,7 +196,8 @@ type runtime struct {
 	ramp      ramp
 	tier      tierMemory
 	cost      costMemory
-	turn      int // the planner's: which flavour is first when equally short
+	turn      int       // the planner's: which flavour is first when equally short
+	told      time.Time // the planner's: the closed gate, by its Since, that waiting requests know of
 	drafts    drafts
 }
 

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -132,6 +133,9 @@ func count(want planConfig, have Snapshot) (out []*tally, dying int) {
 		return t
 	}
 	for _, g := range have.Groups {
+		if g.Held {
+			continue // it costs a place, and nobody can have it
+		}
 		t := of(g.Tenant, g.Variant)
 		switch g.State {
 		case Creating, Booting:
@@ -223,8 +227,8 @@ func planEviction(tallies []*tally, n int) {
 
 func (t *tally) spare() int { return t.free() - t.target.Min - t.evict }
 
-// planRefill gives the places one by one to the flavour with the greatest
-// share of its target missing, so that what is scarce is shared fairly.
+// planRefill gives the places to refill, of which not more than the ramp allows
+// are under way.
 func planRefill(want planConfig, tallies []*tally, places int) []action {
 	if want.Ramp >= 0 {
 		for _, t := range tallies {
@@ -233,44 +237,54 @@ func planRefill(want planConfig, tallies []*tally, places int) []action {
 		places = min(places, max(0, want.Ramp))
 	}
 	n := len(want.Flavours)
+	inTurn := make([]*tally, n)
+	for i := range inTurn {
+		inTurn[i] = tallies[(want.Turn+i)%n]
+	}
+	share(inTurn, places)
 	var out []action
-	all := 0
-	for _, t := range tallies[:n] {
-		all += max(0, min(t.missing(), t.room))
-	}
-	if all <= places {
-		// Nothing is scarce: everybody gets everything.
-		for _, t := range tallies[:n] {
-			t.refill = max(0, min(t.missing(), t.room))
-		}
-		places = 0
-	}
-	for ; places > 0; places-- {
-		var worst *tally
-		for i := range n {
-			t := tallies[(want.Turn+i)%n]
-			if t.missing() > 0 && t.room > t.refill && (worst == nil || t.shorter(worst)) {
-				worst = t
-			}
-		}
-		if worst == nil {
-			break
-		}
-		worst.refill++
-	}
-	for i := range n {
-		if t := tallies[(want.Turn+i)%n]; t.refill > 0 {
+	for _, t := range inTurn {
+		if t.refill > 0 {
 			out = append(out, action{Tenant: t.target.Tenant, Variant: t.target.Variant, Refill: t.refill})
 		}
 	}
 	return out
 }
 
-func (t *tally) missing() int { return t.target.Min - t.free() - t.refill }
+// levels is how finely the missing shares of targets are told apart: exactly
+// for targets up to its root, 32,768 machines.
+const levels = 1 << 30
 
-// shorter says whether t misses a greater share of its target than o.
-func (t *tally) shorter(o *tally) bool {
-	return int64(t.missing())*int64(o.target.Min) > int64(o.missing())*int64(t.target.Min)
+// share gives each place to the flavour with the greatest share of its target
+// missing by then, in turn where shares are equal, so that what is scarce is
+// shared fairly. It finds the share that is left missing everywhere rather than
+// giving the places one by one.
+func share(inTurn []*tally, places int) {
+	taken := func(level int) int {
+		n := 0
+		for _, t := range inTurn {
+			n += t.above(level)
+		}
+		return n
+	}
+	// The lowest level down to which everybody can be helped.
+	level := sort.Search(levels, func(level int) bool { return taken(level) <= places })
+	places -= taken(level)
+	for _, t := range inTurn {
+		t.refill = t.above(level)
+		if level > 0 {
+			more := min(places, t.above(level-1)-t.refill)
+			t.refill += more
+			places -= more
+		}
+	}
+}
+
+// above is how many machines the flavour gets until no more than level of
+// levels of its target is missing, or its own limit is reached.
+func (t *tally) above(level int) int {
+	bearable := int64(level) * int64(t.target.Min) / levels
+	return max(0, min(t.target.Min-t.free()-int(bearable), t.room))
 }
 
 // planFree decides on a flavour's free machines: which are replaced or given

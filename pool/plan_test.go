@@ -100,6 +100,30 @@ func TestPlan(t *testing.T) {
 			Snapshot{Counted: 3, Groups: []Group{group(Failed, 1), group(Destroying, 2)}},
 			summary{Refill: 2},
 		},
+		{
+			"held machines are no prospect, so the pool is filled beside them",
+			single(3, 10),
+			Snapshot{Counted: 4, Groups: []Group{{State: Warm, Held: true, Count: 2}, {State: Booting, Held: true, Count: 1}, group(Warm, 1)}},
+			summary{Refill: 2},
+		},
+		{
+			"within the limit, in which they count",
+			single(3, 4),
+			Snapshot{Counted: 3, Groups: []Group{{State: Hibernated, Held: true, Count: 3}}},
+			summary{Refill: 1},
+		},
+		{
+			"and they are not given up, neither as too many nor for who waits at the limit",
+			single(0, 2),
+			Snapshot{Counted: 2, Groups: []Group{{State: Warm, Held: true, Count: 2}}, Waiting: waiters("a")},
+			summary{},
+		},
+		{
+			"a dying machine that is held leaves no place soon",
+			single(1, 2),
+			Snapshot{Counted: 2, Groups: []Group{group(Warm, 1), {State: Destroying, Held: true, Count: 1}}, Waiting: waiters("a")},
+			summary{Surplus: 1},
+		},
 		{"the limit bounds refill", single(5, 6), Snapshot{Counted: 4}, summary{Refill: 2}},
 		{"at the limit nothing is made", single(5, 4), Snapshot{Counted: 4, Waiting: waiters("a")}, summary{}},
 		{"over the limit nothing is made either", single(5, 4), Snapshot{Counted: 6, Waiting: waiters("a")}, summary{}},
@@ -606,6 +630,54 @@ func BenchmarkPlan(b *testing.B) {
 				plan(want, have, noon)
 			}
 		})
+		want.Max = n - 1
+		b.Run(fmt.Sprintf("machines=%d/all missing, one place too few", n), func(b *testing.B) {
+			for b.Loop() {
+				plan(want, have, noon)
+			}
+		})
+	}
+}
+
+// shareOneByOne is share as it is meant: place by place.
+func shareOneByOne(inTurn []*tally, places int) {
+	missing := func(t *tally) int { return t.target.Min - t.free() - t.refill }
+	for ; places > 0; places-- {
+		var worst *tally
+		for _, t := range inTurn {
+			if missing(t) > 0 && t.room > t.refill && (worst == nil || missing(t)*worst.target.Min > missing(worst)*t.target.Min) {
+				worst = t
+			}
+		}
+		if worst == nil {
+			return
+		}
+		worst.refill++
+	}
+}
+
+func TestSharesAreThoseOfGivingPlacesOneByOne(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		most := 1 + r.IntN(60)
+		var fast, slow []*tally
+		for range r.IntN(8) {
+			x := tally{target: flavourTarget{Min: r.IntN(most)}, warm: r.IntN(most), room: r.IntN(most)}
+			if r.IntN(3) > 0 {
+				x.room = noBound
+			}
+			a, b := x, x
+			fast, slow = append(fast, &a), append(slow, &b)
+		}
+		places := r.IntN(3 * most)
+		share(fast, places)
+		shareOneByOne(slow, places)
+		for i := range fast {
+			if fast[i].refill != slow[i].refill {
+				t.Fatalf("seed %d: %d places: flavour %d of %d gets %d, want %d", seed, places, i, len(fast), fast[i].refill, slow[i].refill)
+			}
+		}
 	}
 }
 

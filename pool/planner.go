@@ -18,8 +18,8 @@ const (
 	plannerGap = 5 * time.Millisecond
 	// planWaiters bounds the waiting leases one pass looks at.
 	planWaiters = 64
-	// refillBatch bounds how many intents are written side by side.
-	refillBatch = 32
+	// intentBatch bounds how many intents are written side by side.
+	intentBatch = 32
 )
 
 // runPlanner plans one pool whenever it is woken, and now and then anyway.
@@ -70,8 +70,7 @@ func (m *Manager) planPool(ctx context.Context, rt *runtime) (next time.Time, er
 	snap.Gate, _ = rt.breaker.now()
 	now := m.stamp()
 	want, next := m.planConfig(ctx, rt, snap, now)
-	for _, a := range plan(want, snap, now) {
-		err := m.act(ctx, rt, a)
+	did := func(err error) {
 		if closed, ok := errors.AsType[*ClosedError](err); ok {
 			// The store keeps the bound; the planner only comes back for it.
 			next = sooner(next, closed.Gate.Until, now)
@@ -79,7 +78,63 @@ func (m *Manager) planPool(ctx context.Context, rt *runtime) (next time.Time, er
 		}
 		errs = append(errs, err)
 	}
+	actions := plan(want, snap, now)
+	cold := 0
+	for cold < len(actions) && actions[cold].Cold != nil {
+		cold++
+	}
+	width := intentBatch
+	if rt.cfg.Guards.PerMinute > 0 {
+		width = 1 // whose place in the minute it is goes by who asks first
+	}
+	for _, err := range sideBySide(cold, width, func(i int) error { return m.planCold(ctx, rt, *actions[i].Cold) }) {
+		did(err)
+	}
+	for _, a := range actions[cold:] {
+		did(m.act(ctx, rt, a))
+	}
+	for _, err := range m.tellWaiting(ctx, rt, snap, now) {
+		did(err)
+	}
 	return next, errors.Join(errs...)
+}
+
+// sideBySide writes n intents, width at a time, so that they share commits: one
+// after the other they would hold up whatever is planned after them.
+func sideBySide(n, width int, write func(i int) error) []error {
+	errs := make([]error, n)
+	var g errgroup.Group
+	g.SetLimit(width)
+	for i := range n {
+		g.Go(func() error {
+			errs[i] = write(i)
+			return nil
+		})
+	}
+	_ = g.Wait() // they are in errs
+	return errs
+}
+
+// tellWaiting has those who wait already told once that the pool's gate has
+// closed, or that an operator has stopped it: the refusal of their intent
+// becomes the reason of their leases.
+func (m *Manager) tellWaiting(ctx context.Context, rt *runtime, snap Snapshot, now time.Time) []error {
+	var since time.Time
+	switch {
+	case snap.Override.Stopped:
+		since = snap.Override.Since
+	case snap.Gate.Closed(now):
+		since = snap.Gate.Since
+	}
+	if since.IsZero() || since.Equal(rt.told) {
+		rt.told = since
+		return nil
+	}
+	rt.told = since
+	return sideBySide(len(snap.Waiting), intentBatch, func(i int) error {
+		defer m.hub.notify(leaseKey(snap.Waiting[i].ID))
+		return m.planCold(ctx, rt, snap.Waiting[i])
+	})
 }
 
 // planConfig is what is wanted of a pool now, and when that changes by itself.
@@ -107,11 +162,9 @@ func sooner(a, b, now time.Time) time.Time {
 	return b
 }
 
-// act does one action of a plan.
+// act does one action of a plan that is not about a lease.
 func (m *Manager) act(ctx context.Context, rt *runtime, a action) error {
 	switch {
-	case a.Cold != nil:
-		return m.planCold(ctx, rt, *a.Cold)
 	case a.Replace != nil:
 		return m.planReplace(ctx, *a.Replace)
 	case a.Refill > 0:
@@ -152,21 +205,16 @@ func (m *Manager) planMore(ctx context.Context, rt *runtime, a action) error {
 		return nil
 	}
 	rt.turn = (at + 1) % len(rt.flavours)
-	var g errgroup.Group
-	g.SetLimit(refillBatch)
-	for range a.Refill {
-		g.Go(func() error {
-			inst, err := m.refill(ctx, rt, rt.flavours[at])
-			if errors.Is(err, ErrLimit) || errors.Is(err, ErrRetired) {
-				return nil
-			}
-			if err == nil {
-				m.work.launch(m, inst)
-			}
-			return err
-		})
-	}
-	return g.Wait()
+	return errors.Join(sideBySide(a.Refill, intentBatch, func(int) error {
+		inst, err := m.refill(ctx, rt, rt.flavours[at])
+		if errors.Is(err, ErrLimit) || errors.Is(err, ErrRetired) {
+			return nil
+		}
+		if err == nil {
+			m.work.launch(m, inst)
+		}
+		return err
+	})...)
 }
 
 func (m *Manager) planReplace(ctx context.Context, inst Instance) error {

@@ -346,13 +346,13 @@ func (s *setup) wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	told := false
+	told, why := false, ""
 	for {
 		if s.lease.State != LeaseWaiting || s.follows() {
 			return nil
 		}
-		if !told {
-			told = true
+		if !told || s.lease.Reason != why {
+			told, why = true, s.lease.Reason
 			s.k.tell(Progress{Phase: "waiting", Message: cmp.Or(s.lease.Detail, "waiting for a machine")})
 		}
 		until := s.lease.WaitUntil.Sub(m.now())

@@ -16,6 +16,7 @@ import (
 // state by now and is to be looked at anew.
 func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err error) {
 	m := s.m
+	hurried := false
 	for {
 		inst, err := s.instance(ctx)
 		if err != nil {
@@ -31,6 +32,12 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 			}
 			return s.prepare(ctx, inst)
 		case Creating, Booting, Warm, Resuming:
+			if inst.State == Resuming && !hurried {
+				hurried = true
+				if err := m.hurry(ctx, inst); err != nil {
+					return res, false, err
+				}
+			}
 			if m.work.idle(inst.ID) {
 				m.work.dispatch(m, inst) // in case nobody has
 			}
@@ -51,6 +58,22 @@ func (s *setup) start(ctx context.Context) (res SetupResult, again bool, err err
 			return res, true, nil
 		}
 	}
+}
+
+// hurry makes a machine that is on its way back from disk due now if another
+// replica has its pool: what was claimed here is to be woken there.
+func (m *Manager) hurry(ctx context.Context, inst Instance) error {
+	if rt := m.pools[inst.Pool]; rt == nil || rt.tenured() != nil {
+		return nil
+	}
+	now := m.stamp()
+	err := m.store.Postpone(ctx, inst.ID, Resuming, Postponement{
+		Due: now, Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
+	})
+	if err != nil && !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("have %s woken: %w", inst.Name, err)
+	}
+	return nil
 }
 
 // instance is the lease's machine: the row that came with a claim or that was

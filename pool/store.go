@@ -350,7 +350,10 @@ type Group struct {
 	Variant, Tenant string
 	Shape           string
 	Recipe          string
-	Count           int
+	// Held says that an operator, or a restore, holds them: they are neither
+	// given away nor destroyed, and are no prospect for anybody.
+	Held  bool
+	Count int
 }
 
 // Intent is a machine about to be made. Instance has every field of the row

@@ -44,7 +44,7 @@ type listing struct {
 	byName map[string]drivers.Instance
 }
 
-// absence is how often a row's machine was not listed, counted from the row's
+// absence is how often a row's machine was not listed, or not awake, counted from the row's
 // last transition on: a listing that began before it says nothing about it.
 type absence struct {
 	since  time.Time // the row's Since
@@ -262,12 +262,17 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 		}
 		seen[row.ID] = true
 		mach, listed := l.byName[row.Name]
-		if listed {
+		// Nobody here has put a warm machine to sleep: a claim would find it
+		// dead, and until then it costs its disk for nothing.
+		asleep := listed && row.State == Warm && mach.Status == drivers.StatusSuspended
+		if listed && !asleep {
 			delete(sc.missing, row.ID)
 		}
 		switch {
 		case listed && mach.Status == drivers.StatusDead && l.At.After(row.Since):
 			m.died(tn.ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
+		case asleep && sc.missed(row, l, now):
+			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud has suspended it without being asked from here", errDead))
 		case !listed && sc.missed(row, l, now):
 			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
 		case listed && l.At.After(row.Since):

@@ -79,7 +79,7 @@ func (t *tierMemory) stale(now time.Time) []string {
 func (m *Manager) restless(ctx context.Context, rt *runtime, now time.Time) map[*flavour]int {
 	for _, id := range rt.tier.stale(now) {
 		inst, err := m.store.Instance(ctx, id)
-		if errors.Is(err, ErrNotFound) || err == nil && inst.State != Warm {
+		if errors.Is(err, ErrNotFound) || err == nil && (inst.State != Warm || inst.Held) {
 			rt.tier.drop(id)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -158,4 +159,39 @@ func testInvalid(s *suite) {
 		s.Errorf("create: %v, want an invalid request", err)
 	}
 	s.accounted()
+}
+
+func testEveryField(s *suite) {
+	every := s.h.Every
+	if every == nil {
+		every = func(t testing.TB) drivers.Spec {
+			spec := s.h.Spec(t)
+			spec.Zones, spec.DiskType, spec.Hibernate = []string{"zone-b", "zone-a"}, "ssd", true
+			return spec
+		}
+	}
+	// What no driver may refuse.
+	spec := every(s)
+	spec.Tags = s.spec().Tags
+	spec.Nested, spec.GPU = false, false
+	s.destroy(s.create(spec))
+	for _, tc := range []struct {
+		name string
+		ask  func(*drivers.Spec)
+	}{
+		{"nested virtualisation", func(spec *drivers.Spec) { spec.Nested = true }},
+		{"a GPU", func(spec *drivers.Spec) { spec.GPU = true }},
+	} {
+		spec := every(s)
+		spec.Tags = s.spec().Tags
+		spec.Nested, spec.GPU = false, false
+		tc.ask(&spec)
+		switch ref, err := s.client.Create(s.Context(), spec); {
+		case err == nil:
+			s.destroy(ref)
+		case !errors.Is(err, drivers.ErrInvalid):
+			s.Errorf("create with %s: %v, want a machine or an invalid request", tc.name, err)
+		}
+		s.accounted()
+	}
 }

@@ -44,6 +44,10 @@ type Harness struct {
 	Kill func(t testing.TB, ref drivers.Ref)
 	// Full makes a driver over the same cloud that has no room for one more.
 	Full func(t testing.TB) drivers.Driver
+	// Every makes a spec like Spec's with every field set that a variant of a
+	// pool can set, of values the cloud accepts. Nil: Spec, with names that a
+	// driver without zones or kinds of disks overlooks.
+	Every func(t testing.TB) drivers.Spec
 	// Invalid makes a spec the cloud can never accept.
 	Invalid func(t testing.TB) drivers.Spec
 
@@ -71,6 +75,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"create that fails leaves nothing unlisted", testCreateFails},
 		{"create without room is a capacity error and leaves nothing", testCapacity},
 		{"create of what can never succeed is invalid and leaves nothing", testInvalid},
+		{"create with every field set is made, or refused as invalid where the driver has no such machines", testEveryField},
 
 		{"list is empty, complete and dated in an empty cloud", testListEmpty},
 		{"list narrows to one controller", testListController},

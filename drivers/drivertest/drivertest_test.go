@@ -64,6 +64,12 @@ func (d *flawed) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 	if c.is("a name makes a machine each time") {
 		spec.Name += fmt.Sprintf("-%d", serial.Add(1))
 	}
+	if c.is("what it cannot give is a transient error") && spec.GPU {
+		return drivers.Ref{}, errors.New("no GPU here")
+	}
+	if c.is("zones it does not have are an error") && len(spec.Zones) > 0 {
+		return drivers.Ref{}, fmt.Errorf("%w: no zone %s", drivers.ErrInvalid, spec.Zones[0])
+	}
 	ref, err := d.Driver.Create(ctx, spec)
 	if lose {
 		err = errors.New("connection reset")
@@ -197,6 +203,8 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+const everyField = "create with every field set is made, or refused as invalid where the driver has no such machines"
+
 // TestSuiteSeesDefects: a suite that passes everything proves nothing. For
 // each defect the test that is about it fails.
 func TestSuiteSeesDefects(t *testing.T) {
@@ -215,6 +223,8 @@ func TestSuiteSeesDefects(t *testing.T) {
 		{"a failed create leaves an address", "create that fails leaves nothing unlisted"},
 		{"kinds of errors are lost", "create without room is a capacity error and leaves nothing"},
 		{"kinds of errors are lost", "create of what can never succeed is invalid and leaves nothing"},
+		{"what it cannot give is a transient error", everyField},
+		{"zones it does not have are an error", everyField},
 		{"a failed destroy is reported as done", "destroy reports exactly the failing one, in every order"},
 		{"the first failure ends the batch", "destroy reports exactly the failing one, in every order"},
 		{"an unknown machine is an error", "destroy of an unknown machine is no error"},

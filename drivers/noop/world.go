@@ -31,6 +31,8 @@ type World struct {
 type machine struct {
 	inst drivers.Instance
 	pool string
+	// spec is what was asked for, without secrets.
+	spec drivers.Spec
 	// status is what was last decided; a running machine counts as pending
 	// until booted.
 	status  drivers.Status
@@ -97,6 +99,27 @@ func (w *World) Has(instance string) bool {
 	defer w.mu.Unlock()
 	_, ok := w.owned[instance]
 	return ok
+}
+
+// Spec is what a machine was asked to be, without identity and boot data: it
+// shows what of a pool file and a request reaches a cloud. It says whether there
+// is such a machine.
+func (w *World) Spec(name string) (drivers.Spec, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, ok := w.machines[name]
+	if !ok {
+		return drivers.Spec{}, false
+	}
+	return asked(m.spec), true
+}
+
+// asked is a copy of a spec without its secrets.
+func asked(spec drivers.Spec) drivers.Spec {
+	spec.Identity, spec.Boot = drivers.Identity{}, nil
+	spec.Zones = slices.Clone(spec.Zones)
+	spec.Tags.Labels = maps.Clone(spec.Tags.Labels)
+	return spec
 }
 
 // Kill makes a machine die by itself: it stays listed as dead with a reason.
@@ -177,6 +200,7 @@ func (c *worldCloud) create(_ context.Context, spec drivers.Spec) (drivers.Ref, 
 			Port:    agentPort,
 		},
 		pool:   c.pool,
+		spec:   asked(spec),
 		status: drivers.StatusRunning,
 		booted: time.Now().Add(c.cfg.BootDelay),
 	}

@@ -213,6 +213,12 @@ func (d *Driver) launch(ctx context.Context, m *machine, mem memory, ram ...*os.
 // is refused by name.
 func (d *Driver) recipe(ctx context.Context, spec drivers.Spec) (recipe, error) {
 	name := cmp.Or(spec.Image, d.cfg.Image)
+	switch {
+	case spec.Nested:
+		return recipe{}, fmt.Errorf("%w: local machines cannot run machines (nested virtualisation)", drivers.ErrInvalid)
+	case spec.GPU:
+		return recipe{}, fmt.Errorf("%w: local machines have no GPU", drivers.ErrInvalid)
+	}
 	if spec.DiskGiB != 0 {
 		return recipe{}, fmt.Errorf("%w: disks of local machines are not built in yet; %s runs from memory", drivers.ErrInvalid, name)
 	}

@@ -169,6 +169,31 @@ var poolTests = []test{
 		_, err = h.Snapshot(h.ctx, "never", 3, h.now)
 		h.is(err, pool.ErrNotFound)
 	}},
+	{"a snapshot counts held machines apart, and they are no drift", func(h *harness) {
+		h.pools(9, "a")
+		other := func(i *pool.Instance) { i.Recipe = "recipe-0" }
+		held := h.warm("a", other)
+		h.hold(held.ID, true)
+		h.hold(h.booting("a").ID, true)
+		h.warm("a")
+		h.warm("a")
+		group := func(state pool.InstanceState, recipe string, held bool, n int) pool.Group {
+			return pool.Group{State: state, Variant: "default", Tenant: "default", Shape: shape, Recipe: recipe, Held: held, Count: n}
+		}
+		s, err := h.Snapshot(h.ctx, "a", 0, h.now)
+		h.no(err)
+		h.equal("groups", s.Groups, []pool.Group{
+			group(pool.Booting, "recipe-1", true, 1), group(pool.Warm, "recipe-0", true, 1), group(pool.Warm, "recipe-1", false, 2),
+		})
+		h.equal("drifted", len(s.Drifted), 0)
+		h.hold(held.ID, false)
+		s, err = h.Snapshot(h.ctx, "a", 0, h.now)
+		h.no(err)
+		h.equal("groups after it was let go", s.Groups, []pool.Group{
+			group(pool.Booting, "recipe-1", true, 1), group(pool.Warm, "recipe-0", false, 1), group(pool.Warm, "recipe-1", false, 2),
+		})
+		h.equal("drifted after it was let go", len(s.Drifted), 1)
+	}},
 	{"a snapshot counts what no lease holds", func(h *harness) {
 		h.pools(30, "a")
 		count := func() map[pool.InstanceState]int {

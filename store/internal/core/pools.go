@@ -138,11 +138,11 @@ func (s *Store) Snapshot(ctx context.Context, name string, waiters int, _ time.T
 		rows, err := t.Query(ctx, SelectGroups, name)
 		if err := each(rows, err, func(r *sql.Rows) error {
 			var g pool.Group
-			if err := r.Scan((*string)(&g.State), &g.Variant, &g.Tenant, &g.Shape, &g.Recipe, (*number)(&g.Count)); err != nil {
+			if err := r.Scan((*string)(&g.State), &g.Variant, &g.Tenant, &g.Shape, &g.Recipe, (*truth)(&g.Held), (*number)(&g.Count)); err != nil {
 				return err
 			}
 			out.Groups = append(out.Groups, g)
-			drifted = drifted || (g.State == pool.Warm || g.State == pool.Hibernated) && !slices.Contains(p.recipes(), g.Recipe)
+			drifted = drifted || !g.Held && (g.State == pool.Warm || g.State == pool.Hibernated) && !slices.Contains(p.recipes(), g.Recipe)
 			return nil
 		}); err != nil {
 			return err

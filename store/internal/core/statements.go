@@ -216,9 +216,9 @@ func Portable() Statements {
 	WHERE pool = CAST($1 AS TEXT) AND state <> 'gone' AND due <= $2 ORDER BY due, id LIMIT CAST($3 AS BIGINT)`,
 		AdoptInstances: `UPDATE instances SET due = $1 WHERE pool = $2 AND state <> 'gone'
 	AND state IN ('creating', 'booting', 'hibernating', 'resuming', 'suspending', 'destroying')`,
-		SelectGroups: `SELECT state, variant, tenant, shape, recipe, count(*) FROM instances
-	WHERE pool = CAST($1 AS TEXT) AND bound = 0 AND state <> 'gone' GROUP BY state, variant, tenant, shape, recipe
-	ORDER BY state, variant, tenant, shape, recipe`,
+		SelectGroups: `SELECT state, variant, tenant, shape, recipe, held, count(*) FROM instances
+	WHERE pool = CAST($1 AS TEXT) AND bound = 0 AND state <> 'gone' GROUP BY state, variant, tenant, shape, recipe, held
+	ORDER BY state, variant, tenant, shape, recipe, held`,
 		InsertLease: `INSERT INTO leases (` + leaseInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
 	$14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) RETURNING seq`,
 		SelectLease:       `SELECT ` + leaseColumns + ` FROM leases WHERE id = $1 AND generation = $2`,

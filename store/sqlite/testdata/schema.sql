@@ -89,7 +89,7 @@ CREATE INDEX instances_due   ON instances (pool, due, id) WHERE state <> 'gone';
 CREATE INDEX instances_free  ON instances (pool, shape, state DESC, created, id, deadline, zone, held)
 	WHERE state IN ('warm', 'hibernated') AND held = 0;
 CREATE INDEX instances_gone  ON instances (since) WHERE state = 'gone';
-CREATE INDEX instances_group ON instances (pool, state, variant, tenant, shape, recipe) WHERE bound = 0 AND state <> 'gone';
+CREATE INDEX instances_group ON instances (pool, state, variant, tenant, shape, recipe, held) WHERE bound = 0 AND state <> 'gone';
 CREATE INDEX instances_lease ON instances (lease_id) WHERE lease_id <> '';
 CREATE INDEX instances_made  ON instances (created, id);
 CREATE INDEX instances_spent ON instances (pool, since, created) WHERE state = 'gone';
