@@ -26,6 +26,7 @@ instances:
 // them, woken.
 func TestWarmMachinesWaitOnDiskAndServe(t *testing.T) {
 	r := newRunner(t, twoOnDisk)
+	begun := time.Now()
 	r.start()
 	asleep := func(n, running int) {
 		t.Helper()
@@ -35,6 +36,7 @@ func TestWarmMachinesWaitOnDiskAndServe(t *testing.T) {
 			}
 			return nil
 		})
+		t.Logf("after %s: %d on disk, %d running", time.Since(begun).Round(100*time.Millisecond), n, running)
 	}
 	asleep(2, 0)
 	if states, _ := filepath.Glob(filepath.Join(r.dir, "machines", "*", "state*")); len(states) != 2 {
