@@ -207,11 +207,11 @@ type startMessage struct {
 	Identity drivers.Identity `json:"identity"`
 }
 
-// launch runs the child until it says that it is there. If it does not, the
-// directory goes, and the process with it.
+// launch runs the child until it says that it is there. If it cannot be, the
+// directory goes, and the process with it; if ctx ends before, both stay.
 func (p *processes) launch(ctx context.Context, dir string, lock *os.File, id drivers.Identity) (err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			err = errors.Join(err, discard(dir))
 		}
 	}()
@@ -273,8 +273,12 @@ func (p *processes) launch(ctx context.Context, dir string, lock *os.File, id dr
 		return nil
 	}
 	if ctx.Err() != nil {
-		err = ctx.Err()
-	} else if errors.Is(err, io.EOF) {
+		// What the cloud has begun it finishes, and lists. Taking it back could
+		// take it from another process that has asked for the same machine
+		// while this one was stopped.
+		return ctx.Err()
+	}
+	if errors.Is(err, io.EOF) {
 		err = fmt.Errorf("it ended at once: %s", lastLine(filepath.Join(dir, consoleFile)))
 	}
 	err = errors.Join(err, ignoreDone(cmd.Process.Kill()))

@@ -394,3 +394,33 @@ func TestProcessThatCannotStart(t *testing.T) {
 		})
 	}
 }
+
+// A create that is broken off at any moment takes no machine from another
+// process that has asked for the same one meanwhile: so it is when a replica is
+// stopped, another takes over, and the first goes on.
+func TestCreateThatIsBrokenOffTakesNoMachineFromAnother(t *testing.T) {
+	t.Parallel()
+	dir := directory(t)
+	for range 5 {
+		s := identify(t, spec())
+		first := open(t, noop.Config{Process: true}, dir, noop.Setup{})
+		second := open(t, noop.Config{Process: true}, dir, noop.Setup{})
+		ctx, breakOff := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := first.Create(ctx, s)
+			done <- err
+		}()
+		if _, err := second.Create(t.Context(), s); err != nil {
+			t.Fatalf("create by the second: %v", err)
+		}
+		breakOff()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("the first: %v", err)
+		}
+		inst := awaitRunning(t, second, s.Name)
+		if status, _ := call(t, client(t, s.Identity), inst, "/healthz", ""); status != 200 {
+			t.Errorf("health %d", status)
+		}
+	}
+}
