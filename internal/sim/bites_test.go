@@ -32,7 +32,7 @@ func TestSimulationBites(t *testing.T) {
 }
 
 // biteSeeds is within how many seeds a bite must be noticed.
-const biteSeeds = 12
+const biteSeeds = 60
 
 type broken struct {
 	rule rule
