@@ -59,7 +59,7 @@ func (e *LimitError) Error() string {
 		msg = fmt.Sprintf("the free places of pool %s (%d of %d machines) belong to requests that wait longer", e.Pool, e.Counted, e.Max)
 	}
 	if e.Ahead > 0 {
-		msg += fmt.Sprintf(", %d requests wait ahead", e.Ahead)
+		msg += ", " + requests(e.Ahead) + " ahead"
 	}
 	return msg
 }

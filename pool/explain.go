@@ -409,7 +409,7 @@ func whyPool(p PoolStatus, snap Snapshot, now time.Time) []Why {
 		if snap.WaitingMore {
 			more = "at least "
 		}
-		add(WhyPosition, "%s%s, the longest since %s", more, strings.Replace(requests(n), "wait", "wait here", 1), span(snap.Waiting[0].Arrived, now))
+		add(WhyPosition, "%s%s, the first for %s", more, requests(n), span(snap.Waiting[0].Arrived, now))
 	}
 	if n := len(snap.Drifted); n > 0 {
 		add(WhyDrift, "%s of an older recipe (at least) to be replaced, a few at a time", machines(n))

@@ -25,7 +25,7 @@ func TestWhyALeaseIsGivenNothingInAPool(t *testing.T) {
 		message  string
 		until    bool
 	}{
-		{"the pool is full", Snapshot{Counted: 5, Max: 5}, "", 2, []string{WhyLimit}, "pool p is at its limit (5 of 5 machines), 1 requests wait ahead", false},
+		{"the pool is full", Snapshot{Counted: 5, Max: 5}, "", 2, []string{WhyLimit}, "pool p is at its limit (5 of 5 machines), 1 request waits ahead", false},
 		{
 			"the variant is full",
 			Snapshot{Counted: 2, Max: 5, Flavours: []FlavourRow{{Tenant: "default", Variant: "large", Max: 2, Counted: 2}}},
