@@ -103,7 +103,7 @@ func plan(want planConfig, have Snapshot, now time.Time) []action {
 	if !have.Gate.Closed(now) && !trial {
 		planEviction(tallies, unserved-dying)
 	}
-	rests := now.Before(have.Gate.refillAfter())
+	rests := now.Before(have.Gate.refillAfter()) && !have.Gate.ahead(now)
 	if have.WaitingMore || rests {
 		places = 0
 	}

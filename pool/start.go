@@ -151,6 +151,16 @@ func usedBefore(err error) bool {
 // was in use before keeps its machine, whatever its agent says.
 func (s *setup) keeps() bool { return s.lease.Kind == Gitspace && !s.lease.Active.IsZero() }
 
+// waitDue is when a waiting lease is looked at: a grace after its wait is over,
+// and if the clock was set back since it came, no later than if it came now.
+func (m *Manager) waitDue(l Lease, now time.Time) time.Time {
+	until := l.WaitUntil
+	if latest := now.Add(l.WaitUntil.Sub(l.Arrived)); until.After(latest) {
+		until = latest
+	}
+	return until.Add(m.t.Grace)
+}
+
 // busyDue is when an active lease is first looked at: a build at its busy age,
 // a gitspace never by age.
 func (m *Manager) busyDue(l Lease, now time.Time) time.Time {
@@ -365,7 +375,7 @@ func (m *Manager) failLease(ctx context.Context, l Lease, inst Instance, cause C
 		Lease: l.Key(), Instance: inst.ID, Cause: cause, Choices: left, NoClaim: l.Kind == Gitspace,
 		Keep:        cause.Kind == reasonUsed || !keep.IsZero(),
 		InstanceDue: maxTime(now, keep), NeedUntil: now.Add(need),
-		Due: l.WaitUntil.Add(m.t.Grace), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
+		Due: m.waitDue(l, now), LeaseDue: now.Add(m.startBudget()), Now: now, Events: []Event{event},
 	})
 	if err != nil {
 		return fmt.Errorf("take %s off %s: %w", l.ID, inst.Name, err)

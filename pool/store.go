@@ -295,8 +295,12 @@ type Gate struct {
 // Closed says whether the gate lets nothing through at now but, perhaps, a
 // canary once Until has come.
 func (g Gate) Closed(now time.Time) bool {
-	return g.Reason != "" && (g.Until.IsZero() || now.Before(g.Until))
+	return g.Reason != "" && (g.Until.IsZero() || now.Before(g.Until)) && !g.ahead(now)
 }
+
+// ahead says whether the clock was set back since the gate was written: its
+// times say nothing then, and whoever fails next writes them anew.
+func (g Gate) ahead(now time.Time) bool { return g.Since.After(now.Add(clockJump)) }
 
 // Override is what an operator wants of a pool. The zero Override is nothing.
 type Override struct {

@@ -27,6 +27,7 @@ type scope struct {
 	// The sweeper's memory, used by its goroutine only.
 	strangers map[string]*sighting // machines and disks without a row, by subject
 	missing   map[string]*absence  // rows without a machine, by instance id
+	entries   map[string]entry     // when rows entered their states, by instance id
 	told      string               // the last problem that was logged
 	report    scopeReport          // guarded by mu
 }
@@ -62,18 +63,36 @@ func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
 		a = &absence{since: row.Since, first: now}
 		sc.missing[row.ID] = a
 	}
-	if l.Complete && l.At.After(row.Since) && l.At.After(a.listed) {
+	if l.Complete && l.At.After(sc.entered(row, now)) && l.At.After(a.listed) {
 		a.listed = l.At
 		a.times++
 	}
 	return a.times >= 2
 }
 
+// entry is when a row was first seen here in the state it entered at since.
+type entry struct{ since, seen time.Time }
+
+// entered is when the row's last transition was, as far as listings are to be
+// compared with it: if the clock was set back since then, when this sweeper
+// first saw the row after it.
+func (sc *scope) entered(row Instance, now time.Time) time.Time {
+	e, known := sc.entries[row.ID]
+	if !known || !e.since.Equal(row.Since) {
+		e = entry{since: row.Since, seen: now}
+		sc.entries[row.ID] = e
+	}
+	if e.seen.Before(e.since) {
+		return e.seen
+	}
+	return e.since
+}
+
 func newScope(key string, local bool) *scope {
 	return &scope{
 		key: key, local: local,
 		kicks: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
-		strangers: map[string]*sighting{}, missing: map[string]*absence{},
+		strangers: map[string]*sighting{}, missing: map[string]*absence{}, entries: map[string]entry{},
 	}
 }
 
@@ -239,6 +258,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 	if !slices.ContainsFunc(sc.tenants, func(t *tenancy) bool { return t.rt.tenured() != nil }) {
 		clear(sc.strangers)
 		clear(sc.missing)
+		clear(sc.entries)
 		m.counters.orphans(sc.key, nil)
 		return nil
 	}
@@ -261,6 +281,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			continue // another replica sweeps it
 		}
 		seen[row.ID] = true
+		entered := sc.entered(row, now)
 		mach, listed := l.byName[row.Name]
 		// Nobody here has put a warm machine to sleep: a claim would find it
 		// dead, and until then it costs its disk for nothing.
@@ -269,19 +290,24 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			delete(sc.missing, row.ID)
 		}
 		switch {
-		case listed && mach.Status == drivers.StatusDead && l.At.After(row.Since):
+		case listed && mach.Status == drivers.StatusDead && l.At.After(entered):
 			m.died(tn.ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
 		case asleep && sc.missed(row, l, now):
 			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud has suspended it without being asked from here", errDead))
 		case !listed && sc.missed(row, l, now):
 			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud does not list it any more", errDead))
-		case listed && l.At.After(row.Since):
+		case listed && l.At.After(entered):
 			m.unsettled(row, mach.Status)
 		}
 	}
 	for id := range sc.missing {
 		if !seen[id] {
 			delete(sc.missing, id)
+		}
+	}
+	for id := range sc.entries {
+		if !seen[id] {
+			delete(sc.entries, id)
 		}
 	}
 	return m.sweepStrangers(sc, l, rows)

@@ -79,10 +79,11 @@ func (s *sim) unsettled() (out []unsettled) {
 	seen := s.witness.snapshot()
 	world := s.world.names()
 	rows := map[string]bool{}
-	warm := map[string]int{}
+	warm, taken := map[string]int{}, map[string]int{}
 	for _, r := range seen.rows {
 		rows[r.name] = true
 		if r.bound && s.excused(r.lease) {
+			taken[r.pool]++ // a place nobody else can have
 			continue
 		}
 		_, exists := world[r.name]
@@ -101,7 +102,7 @@ func (s *sim) unsettled() (out []unsettled) {
 	}
 	missing := 0
 	for _, p := range s.plan.pools {
-		want := min(p.min, p.max)
+		want := min(p.min, p.max-taken[p.name])
 		if warm[p.name] > want {
 			add(ruleQuiet, "", "pool %s has %d warm machines of %d wanted", p.name, warm[p.name], want)
 		}

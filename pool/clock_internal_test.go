@@ -1,0 +1,42 @@
+package pool
+
+import (
+	"testing"
+	"time"
+)
+
+// After the clock was set back, what was written before lies ahead. Nothing
+// waits for that time to come again.
+func TestWhatWasWrittenBeforeTheClockWasSetBackHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	before := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	now := before.Add(-24 * time.Hour)
+	m := &Manager{t: Timeouts{}.withDefaults()}
+
+	gate := Gate{Reason: "quota", Since: before, Until: before.Add(time.Minute)}
+	if gate.Closed(now) || !gate.Closed(before) {
+		t.Errorf("closed now %t, before %t; want it open now", gate.Closed(now), gate.Closed(before))
+	}
+	if other := before.Add(-time.Second); !gate.Closed(other) {
+		t.Error("a replica whose clock is a second behind takes the gate for open")
+	}
+
+	lease := Lease{Arrived: before, WaitUntil: before.Add(10 * time.Minute)}
+	if got, want := m.waitDue(lease, now), now.Add(10*time.Minute+m.t.Grace); !got.Equal(want) {
+		t.Errorf("a waiting lease is due %s, want %s", got, want)
+	}
+	if got, want := m.waitDue(lease, before.Add(time.Minute)), before.Add(10*time.Minute+m.t.Grace); !got.Equal(want) {
+		t.Errorf("while the clock is right it is due %s, want %s", got, want)
+	}
+
+	sc := newScope("s", true)
+	row := Instance{ID: "i", Since: before}
+	first := sc.entered(row, now)
+	if !first.Equal(now) || !sc.entered(row, now.Add(time.Minute)).Equal(now) {
+		t.Errorf("the row entered its state at %s, want when it was first seen, %s", first, now)
+	}
+	row.Since = now.Add(2 * time.Minute)
+	if got := sc.entered(row, now.Add(3*time.Minute)); !got.Equal(row.Since) {
+		t.Errorf("a later transition counts from %s, want its own time", got)
+	}
+}
