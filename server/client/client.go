@@ -108,6 +108,10 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+		// Every call of this API may be repeated. Without a value the header is
+		// not sent, but has net/http repeat by itself what met a connection that
+		// the runner was just closing (see http.Transport).
+		req.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

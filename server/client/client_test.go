@@ -245,3 +245,40 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 }
+
+// A runner that stops closes its idle connections; a call that is under way on
+// one of them right then is made again, not failed.
+func TestACallOnAConnectionThatIsJustClosedIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Idempotency-Key") != "" || len(r.Header.Values("Idempotency-Key")) != 0 {
+			t.Error("the header was sent")
+		}
+		if calls.Add(1) == 2 {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				err = conn.Close()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		_, _ = io.WriteString(w, "{}")
+	}))
+	defer srv.Close()
+	c, err := client.New(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 { // the second meets the closed connection
+		if err := c.Destroy(t.Context(), api.DestroyRequest{ID: "a"}); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := calls.Load(); n != 3 {
+		t.Errorf("%d calls arrived, want 3", n)
+	}
+}
