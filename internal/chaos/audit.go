@@ -146,6 +146,17 @@ func (a *auditor) storeAgainstCloud() {
 	}
 }
 
+// arriving is how long before it is committed a runner may have taken the time
+// of an arrival: at most as long as a broken-off request waits for its turn.
+const arriving = 2 * time.Second
+
+// overtaken says whether a lease is of a setup that was broken off and read
+// after the destroy that had overtaken it: a lease that came later, or another
+// generation that was on its way when the destroy was sent.
+func (l LeaseRow) overtaken(s Stage) bool {
+	return !l.Arrived.Before(s.Ending) || l.Generation > 1 && !l.Arrived.Before(s.Ending.Add(-arriving))
+}
+
 // claims looks for every answered setup in the store.
 func (a *auditor) claims() {
 	byID := map[string][]LeaseRow{}
@@ -155,9 +166,7 @@ func (a *auditor) claims() {
 	for _, id := range slices.Sorted(maps.Keys(a.Before.Stages)) {
 		s := a.Before.Stages[id]
 		for _, l := range byID[id] {
-			// A setup that was broken off may be read after the destroy that
-			// overtook it: that is another generation, which arrived later.
-			if !s.Ended.IsZero() && !l.final() && l.Arrived.Before(s.Ending) {
+			if !s.Ended.IsZero() && !l.final() && !l.overtaken(s) {
 				a.find(Undone, "the destroy of %s was answered at %s; generation %d, which had arrived at %s, is %s", id, clock(s.Ended), l.Generation, clock(l.Arrived), l.State)
 			}
 		}

@@ -200,7 +200,7 @@ func (r *rig) late(ctx context.Context) error {
 		stages := r.ledger.Read().Stages
 		for _, l := range rows.Leases {
 			s, known := stages[l.ID]
-			if l.final() || !known || s.Ended.IsZero() || l.Arrived.Before(s.Ending) {
+			if l.final() || !known || s.Ended.IsZero() || !l.overtaken(s) {
 				continue
 			}
 			if err := r.runners[0].api.Destroy(ctx, api.DestroyRequest{ID: l.ID}); err != nil {
