@@ -28,7 +28,7 @@ stage() {
 
 packages() {
 	local need
-	need=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils gcc=gcc,libc6-dev initdb=postgresql xz=xz-utils zstd=zstd)
+	need=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils gcc=gcc,libc6-dev initdb=postgresql xz=xz-utils zstd=zstd bash=bash setsid=util-linux python3=python3)
 	if [ -z "$need" ]; then
 		say "all packages are there"
 	else

@@ -246,7 +246,7 @@ func TestDestroyEndsEverythingAStageHasStarted(t *testing.T) {
 func TestADaemonThatLeftItsSessionAndParentsIsFound(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("setsid"); err != nil || runtime.GOOS != "linux" {
-		t.Skip("needs setsid")
+		t.Skip("setsid is not installed; apt-get install util-linux (and Linux is needed)")
 	}
 	r := newRig(t)
 	r.setup(agentapi.SetupRequest{})

@@ -310,7 +310,7 @@ func TestOutputsOfAStep(t *testing.T) {
 			s := ci(fmt.Sprintf("case-%d", i), "true")
 			c.change(&s)
 			if _, err := exec.LookPath(s.Run.Entrypoint[0]); err != nil {
-				t.Skipf("needs %s", s.Run.Entrypoint[0])
+				t.Skipf("the shell %s is not installed; install its package", s.Run.Entrypoint[0])
 			}
 			c.want.Exited = true
 			if !s.LogDrone {
@@ -441,7 +441,7 @@ func TestArgumentsOfAHostStep(t *testing.T) {
 			s := sh(fmt.Sprintf("case-%d", i), "")
 			c.change(&s)
 			if _, err := exec.LookPath("bash"); err != nil && s.Run.Entrypoint[0] == "bash" {
-				t.Skip("needs bash")
+				t.Skip("bash is not installed; apt-get install bash")
 			}
 			res := r.run(s)
 			if got := r.output(s.ID); got != c.want || res.ExitCode != 0 {
