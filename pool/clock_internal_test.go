@@ -40,3 +40,21 @@ func TestWhatWasWrittenBeforeTheClockWasSetBackHoldsNothingUp(t *testing.T) {
 		t.Errorf("a later transition counts from %s, want its own time", got)
 	}
 }
+
+// What began before a jump is written after it: once is not enough.
+func TestDueTimesAreMendedForAWhileAfterAJump(t *testing.T) {
+	t.Parallel()
+	var r mending
+	if r.due(time.Hour, false) {
+		t.Error("without a jump")
+	}
+	var at []time.Duration
+	for up := time.Hour; up < 2*time.Hour; up += 5 * time.Second {
+		if r.due(up, up == time.Hour) {
+			at = append(at, up-time.Hour)
+		}
+	}
+	if len(at) != 10 || at[0] != 0 || at[1] != time.Minute || at[9] != 9*time.Minute {
+		t.Errorf("mended %v after the jump", at)
+	}
+}

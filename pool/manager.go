@@ -484,6 +484,7 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 	defer tick.Stop()
 	var purged time.Time
 	var forgot time.Duration
+	var jumps mending
 	m.beat(ctx, m.stamp())
 	for {
 		select {
@@ -497,7 +498,7 @@ func (m *Manager) runKeeper(ctx context.Context) error {
 		}
 		now := m.stamp()
 		m.distrustsClock()
-		if m.clock.take() {
+		if jumps.due(m.up(), m.clock.take()) {
 			if err := m.afterJump(ctx, now); err != nil && ctx.Err() == nil {
 				m.log.Error("due times not put right after the wall clock jumped", "err", err)
 			}

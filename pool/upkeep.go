@@ -39,6 +39,30 @@ func (m *Manager) gatesAfterJump(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
+// mending is when due times are put right after a jump of the wall clock: at
+// once, and every minute for a while, since what began before the jump is
+// written after it with the time it began. It belongs to the keeper's loop;
+// the zero value has seen no jump.
+type mending struct {
+	next, until time.Duration // by the clock that does not jump
+}
+
+// mendFor is longer than any call takes from its decision to its write.
+const mendFor = 10 * time.Minute
+
+// due says whether it is time, at up. jumped says that the clock has jumped
+// since it was last asked.
+func (r *mending) due(up time.Duration, jumped bool) bool {
+	if jumped {
+		r.next, r.until = up, up+mendFor
+	}
+	if up < r.next || up >= r.until {
+		return false
+	}
+	r.next = up + time.Minute
+	return true
+}
+
 // afterJump puts right what a jump of the wall clock did to due times: one that
 // was set back by a day would else leave every row that is on its way, and
 // every request, alone for a day. Rows that are due early lose nothing.
