@@ -17,18 +17,31 @@ import (
 // equal bytes, and [DecodeJSON] reads it back. A value that is zero and whose
 // default is zero is left out, so that a key that a later version adds does
 // not change the JSON of an old file. cfg is a struct or a pointer to one.
-func CanonicalJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, false) }
+func CanonicalJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, asStored) }
 
 // FullJSON is [CanonicalJSON] with the values that are zero by default, for
 // comparing two specs key by key.
-func FullJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, true) }
+func FullJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, spelledOut) }
 
-func writeJSON(cfg any, full bool) (json.RawMessage, error) {
+// RecipeJSON is [CanonicalJSON] without credentials: what a machine is made
+// from, whoever makes it. A machine does not drift because a key was renewed.
+func RecipeJSON(cfg any) (json.RawMessage, error) { return writeJSON(cfg, asRecipe) }
+
+// writing is what of a spec is written.
+type writing int
+
+const (
+	asStored writing = iota
+	spelledOut
+	asRecipe
+)
+
+func writeJSON(cfg any, how writing) (json.RawMessage, error) {
 	v := reflect.ValueOf(cfg)
 	for v.Kind() == reflect.Pointer {
 		v = v.Elem()
 	}
-	tree, err := canonical(v, full)
+	tree, err := canonical(v, how)
 	if err != nil {
 		return nil, fmt.Errorf("write %T: %w", cfg, err)
 	}
@@ -39,11 +52,10 @@ func writeJSON(cfg any, full bool) (json.RawMessage, error) {
 	return out, nil
 }
 
-// canonical turns a value into what encoding/json writes sorted. Full keeps
-// zeros that are so by default.
-func canonical(v reflect.Value, full bool) (any, error) {
+// canonical turns a value into what encoding/json writes sorted.
+func canonical(v reflect.Value, how writing) (any, error) {
 	if v.Kind() == reflect.Pointer {
-		return canonical(v.Elem(), full)
+		return canonical(v.Elem(), how)
 	}
 	if v.Type() == typeDuration {
 		return time.Duration(v.Int()).String(), nil
@@ -59,10 +71,10 @@ func canonical(v reflect.Value, full bool) (any, error) {
 		for i := range rows {
 			r := &rows[i]
 			f := v.FieldByIndex(r.index)
-			if r.Later != "" || r.Ignored != "" || r.Unused != "" || r.Kind == KindAny || absent(f, &r.Field, full) {
+			if r.Later != "" || r.Ignored != "" || r.Unused != "" || r.Kind == KindAny || absent(f, &r.Field, how) {
 				continue
 			}
-			one, err := canonical(f, full)
+			one, err := canonical(f, how)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.Name, err)
 			}
@@ -75,7 +87,7 @@ func canonical(v reflect.Value, full bool) (any, error) {
 	case reflect.Slice:
 		out := make([]any, v.Len())
 		for i := range out {
-			one, err := canonical(v.Index(i), full)
+			one, err := canonical(v.Index(i), how)
 			if err != nil {
 				return nil, fmt.Errorf("[%d]: %w", i, err)
 			}
@@ -85,7 +97,7 @@ func canonical(v reflect.Value, full bool) (any, error) {
 	case reflect.Map:
 		out := make(map[string]any, v.Len())
 		for it := v.MapRange(); it.Next(); {
-			one, err := canonical(it.Value(), full)
+			one, err := canonical(it.Value(), how)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", it.Key(), err)
 			}
@@ -97,8 +109,12 @@ func canonical(v reflect.Value, full bool) (any, error) {
 	}
 }
 
-// absent says whether a value need not be written to be read back the same.
-func absent(v reflect.Value, f *Field, full bool) bool {
+// absent says whether a value is not written: since it is read back the same
+// without, or is not asked for.
+func absent(v reflect.Value, f *Field, how writing) bool {
+	if f.Secret && how == asRecipe {
+		return true
+	}
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
 		return v.IsNil()
@@ -107,7 +123,7 @@ func absent(v reflect.Value, f *Field, full bool) bool {
 			return false
 		}
 	}
-	return !full && v.IsZero() && slices.Contains([]string{"", "0", "0s", "false"}, f.Default)
+	return how != spelledOut && v.IsZero() && slices.Contains([]string{"", "0", "0s", "false"}, f.Default)
 }
 
 // DecodeJSON reads what [CanonicalJSON] wrote into the struct into points to,

@@ -279,6 +279,26 @@ func TestCanonicalJSON(t *testing.T) {
 	}
 }
 
+func TestCredentialsAreNoPartOfARecipe(t *testing.T) {
+	t.Parallel()
+	type account struct {
+		User string `spec:"user"`
+		Key  string `spec:"key" secret:"true"`
+	}
+	cfg := struct {
+		Account account `spec:"account"`
+		Size    int     `spec:"size"`
+	}{account{"me", "hush"}, 3}
+	stored, err := drivers.CanonicalJSON(cfg)
+	if want := `{"account":{"key":"hush","user":"me"},"size":3}`; err != nil || string(stored) != want {
+		t.Errorf("stored %s, %v; want %s", stored, err, want)
+	}
+	recipe, err := drivers.RecipeJSON(cfg)
+	if want := `{"account":{"user":"me"},"size":3}`; err != nil || string(recipe) != want {
+		t.Errorf("recipe %s, %v; want %s", recipe, err, want)
+	}
+}
+
 func TestDecodeJSONOfAnotherVersion(t *testing.T) {
 	t.Parallel()
 	c := newCrate()

@@ -56,6 +56,7 @@ const (
 //	single:"true"        a list may be written as its only entry
 //	numeric:"true"       a number may be written as text
 //	file:"true"          the text is a path, see [EachFile]
+//	secret:"true"        a credential: no part of a recipe, see [RecipeJSON]
 //	later:"as a disk"    the key is known and not built in yet: using it is an
 //	                     error that ends in this text ("true": no text)
 //	ignored:"by design"  the key is taken silently and has no effect
@@ -78,6 +79,7 @@ type Field struct {
 	Single            bool
 	Numeric           bool
 	File              bool
+	Secret            bool
 	Later             string
 	Ignored           string
 	Unused            string
@@ -278,7 +280,7 @@ func newRow(t reflect.Type, sf reflect.StructField, name string) row {
 		Aliases: list(tag("alias")), OldNames: list(tag("oldname")), Enum: list(tag("enum")),
 		Default: tag("default"), Min: tag("min"), Max: tag("max"), Doc: tag("doc"),
 		Required: tag("required") == "true", Single: tag("single") == "true",
-		Numeric: tag("numeric") == "true", File: tag("file") == "true",
+		Numeric: tag("numeric") == "true", File: tag("file") == "true", Secret: tag("secret") == "true",
 		Later: tag("later"), Ignored: tag("ignored"), Unused: tag("unused"),
 	}
 	elem := sf.Type

@@ -29,6 +29,8 @@ type PoolConfig struct {
 	// same as canonical JSON: kept in the store as the pool's last spec.
 	Spec     any
 	SpecJSON json.RawMessage
+	// RecipeJSON is SpecJSON without its credentials; nil: it has none.
+	RecipeJSON json.RawMessage
 	// Image, MachineType and DiskGiB are the spec's, resolved by the driver,
 	// so that a request that names them explicitly fits a warm machine.
 	Image       string
@@ -85,8 +87,9 @@ type TenantConfig struct {
 	// limit but the pool's, which counts all.
 	Min, Max int
 	// Spec to Hibernate are as in PoolConfig.
-	Spec     any
-	SpecJSON json.RawMessage
+	Spec       any
+	SpecJSON   json.RawMessage
+	RecipeJSON json.RawMessage
 
 	Image       string
 	MachineType string

@@ -32,7 +32,7 @@ type tenancy struct {
 
 // tenantConfig is a pool's configuration with a tenant's own spec.
 func tenantConfig(p PoolConfig, t TenantConfig) PoolConfig {
-	p.Spec, p.SpecJSON = t.Spec, t.SpecJSON
+	p.Spec, p.SpecJSON, p.RecipeJSON = t.Spec, t.SpecJSON, t.RecipeJSON
 	p.Image, p.MachineType, p.DiskGiB, p.Hibernate = t.Image, t.MachineType, t.DiskGiB, t.Hibernate
 	return p
 }
@@ -100,13 +100,18 @@ func flavoursOf(tn *tenancy, minWarm, maxAll int, variants []VariantConfig) []*f
 }
 
 // recipeOf identifies everything a pool makes machines from; a warm machine of
-// another recipe is drift.
+// another recipe is drift. Whose credentials make it is no part of it: a key
+// that is renewed changes no machine.
 func recipeOf(p PoolConfig) string {
 	platform, err := json.Marshal(p.Platform)
 	if err != nil {
 		platform = nil // a struct of strings always encodes
 	}
-	sum := sha256.Sum256([]byte(p.Driver + "\x00" + string(platform) + "\x00" + string(p.SpecJSON)))
+	spec := p.SpecJSON
+	if p.RecipeJSON != nil {
+		spec = p.RecipeJSON
+	}
+	sum := sha256.Sum256([]byte(p.Driver + "\x00" + string(platform) + "\x00" + string(spec)))
 	return hex.EncodeToString(sum[:8])
 }
 

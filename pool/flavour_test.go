@@ -190,6 +190,19 @@ func TestRecipeIsWhatAMachineIsMadeFrom(t *testing.T) {
 	}
 }
 
+func TestARenewedKeyChangesNoRecipe(t *testing.T) {
+	t.Parallel()
+	made := func(spec string) string {
+		return recipeOf(PoolConfig{SpecJSON: json.RawMessage(spec), RecipeJSON: json.RawMessage(`{"size":1}`)})
+	}
+	if a, b := made(`{"key":"old","size":1}`), made(`{"key":"new","size":1}`); a != b {
+		t.Errorf("recipe %s with the old key, %s with the new one", a, b)
+	}
+	if a, b := made(`{"key":"old","size":1}`), recipeOf(PoolConfig{SpecJSON: json.RawMessage(`{"size":1}`)}); a != b {
+		t.Errorf("recipe %s with a key, %s without one", a, b)
+	}
+}
+
 func TestLastSpecKeepsEveryTenantsOwn(t *testing.T) {
 	t.Parallel()
 	plain := PoolConfig{SpecJSON: json.RawMessage(`{"a":1}`)}

@@ -241,7 +241,8 @@ type PoolRow struct {
 	Driver   string
 	Scope    string
 	Min, Max int
-	// SpecHash is the recipe, LastSpec what a retired pool is rebuilt from.
+	// SpecHash is the recipe, LastSpec what a retired pool is rebuilt from: JSON,
+	// which may hold credentials, so it is sealed.
 	SpecHash string
 	LastSpec json.RawMessage
 	// Recipes are those of all flavours; what was made from another is drift.

@@ -38,9 +38,9 @@ type Spec struct {
 // Account says where machines are made, and with whose rights. Without keys
 // the usual chain of AWS is used.
 type Account struct {
-	AccessKeyID      string `spec:"access_key_id" doc:"By default AMAZON_ACCESS_KEY_ID, else what AWS programs use."`
-	AccessKeySecret  string `spec:"access_key_secret" doc:"By default AMAZON_ACCESS_KEY_SECRET."`
-	SessionToken     string `spec:"aws_session_token" doc:"By default AMAZON_SESSION_TOKEN."`
+	AccessKeyID      string `spec:"access_key_id" secret:"true" doc:"By default AMAZON_ACCESS_KEY_ID, else what AWS programs use."`
+	AccessKeySecret  string `spec:"access_key_secret" secret:"true" doc:"By default AMAZON_ACCESS_KEY_SECRET."`
+	SessionToken     string `spec:"aws_session_token" secret:"true" doc:"By default AMAZON_SESSION_TOKEN."`
 	Region           string `spec:"region" doc:"By default AWS_REGION or AWS_DEFAULT_REGION, else the region this host is in."`
 	Retries          int    `spec:"retries" default:"10" min:"0" max:"100" doc:"Attempts of one call."`
 	AvailabilityZone string `spec:"availability_zone" doc:"The only zone; network.zone_details names several."`

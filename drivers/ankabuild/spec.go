@@ -18,7 +18,7 @@ type Spec struct {
 	Tag         string  `spec:"tag" doc:"Tag of the machine that is cloned."`
 	NodeID      string  `spec:"node_id" doc:"The only node; by default any."`
 	GroupID     string  `spec:"group_id" doc:"The only group of nodes; by default any."`
-	AuthToken   string  `spec:"auth_token" doc:"Token for the controller; by default ANKA_BUILD_TOKEN."`
+	AuthToken   string  `spec:"auth_token" secret:"true" doc:"Token for the controller; by default ANKA_BUILD_TOKEN."`
 	DiskSize    int     `spec:"disk_size" numeric:"true" min:"0" max:"65536" doc:"GB; 0 is the size of the machine that is cloned."`
 	drivers.UserData
 
@@ -28,7 +28,7 @@ type Spec struct {
 // Account is the user inside the machines.
 type Account struct {
 	Username string `spec:"username" doc:"Name."`
-	Password string `spec:"password" doc:"Password."`
+	Password string `spec:"password" secret:"true" doc:"Password."`
 }
 
 // Resolved says what the machines are like; see [drivers.Resolver].

@@ -33,7 +33,7 @@ type Spec struct {
 type Account struct {
 	SubscriptionID string `spec:"subscription_id" required:"true" doc:"The subscription."`
 	ClientID       string `spec:"client_id" required:"true" doc:"The application."`
-	ClientSecret   string `spec:"client_secret" required:"true" doc:"Its secret."`
+	ClientSecret   string `spec:"client_secret" secret:"true" required:"true" doc:"Its secret."`
 	TenantID       string `spec:"tenant_id" required:"true" doc:"Its directory."`
 }
 
@@ -45,7 +45,7 @@ type Image struct {
 	Version   string `spec:"version" doc:"Its version; latest."`
 	ID        string `spec:"id" doc:"Id of an image of your own, instead of those four."`
 	Username  string `spec:"username" doc:"Administrator of the machines."`
-	Password  string `spec:"password" doc:"Password of the administrator; by default a random one for each machine."`
+	Password  string `spec:"password" secret:"true" doc:"Password of the administrator; by default a random one for each machine."`
 }
 
 // Network says how machines are reached.

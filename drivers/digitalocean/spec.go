@@ -20,7 +20,7 @@ type Spec struct {
 
 // Account says where machines are made, and with whose rights.
 type Account struct {
-	PAT    string `spec:"pat" doc:"Personal access token."`
+	PAT    string `spec:"pat" secret:"true" doc:"Personal access token."`
 	Region string `spec:"region" default:"nyc1" doc:"Where machines are made."`
 }
 

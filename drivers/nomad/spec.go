@@ -51,8 +51,8 @@ type Resource struct {
 // Account is the user inside the machines.
 type Account struct {
 	Username        string `spec:"username" doc:"Name."`
-	Password        string `spec:"password" doc:"Password; by default TART_VM_PASSWORD."`
-	MachinePassword string `spec:"machine_password" doc:"Password of the nodes; by default TART_MACHINE_PASSWORD."`
+	Password        string `spec:"password" secret:"true" doc:"Password; by default TART_VM_PASSWORD."`
+	MachinePassword string `spec:"machine_password" secret:"true" doc:"Password of the nodes; by default TART_MACHINE_PASSWORD."`
 }
 
 // Resolved says what the machines are like; see [drivers.Resolver].

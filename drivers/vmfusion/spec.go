@@ -27,7 +27,7 @@ type Spec struct {
 // Account is the user inside the machines.
 type Account struct {
 	Username string `spec:"username" doc:"Name."`
-	Password string `spec:"password" doc:"Password."`
+	Password string `spec:"password" secret:"true" doc:"Password."`
 }
 
 // Resolved says what the machines are like; see [drivers.Resolver].

@@ -3,8 +3,10 @@ package poolfile_test
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -52,6 +54,34 @@ func TestExample(t *testing.T) {
 	}
 	if p := config.Pools[0]; p.Image != "tiny" || p.MachineType != "1x128" || p.DiskGiB != 0 {
 		t.Errorf("resolved to image %q, machine type %q, %d GiB; want tiny, 1x128, 0", p.Image, p.MachineType, p.DiskGiB)
+	}
+}
+
+// What a pool is made from is kept with its credentials, to end its machines
+// after it has left the file, and compared without them.
+func TestCredentialsMakeNoDrift(t *testing.T) {
+	t.Parallel()
+	const text = "instances:\n  - {name: a, type: amazon, platform: {os: linux, arch: amd64}, spec: {ami: ami-0123456789, account: {region: r, access_key_id: us, access_key_secret: KEY}}}\n"
+	path := filepath.Join(t.TempDir(), "pool.yml")
+	typ := amazon.Registration
+	typ.New = func(drivers.Options) (drivers.Driver, error) { return nil, errors.ErrUnsupported }
+	var recipes, specs []string
+	for _, key := range []string{"old", "new"} {
+		if err := os.WriteFile(path, []byte(strings.Replace(text, "KEY", key, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		config, found := poolfile.Load(path, []drivers.Registration{typ}, poolfile.Options{})
+		if len(config.Pools) != 1 {
+			t.Fatalf("findings: %v", found)
+		}
+		recipes = append(recipes, string(config.Pools[0].RecipeJSON))
+		specs = append(specs, string(config.Pools[0].SpecJSON))
+	}
+	if recipes[0] == "" || recipes[0] != recipes[1] || strings.Contains(recipes[0], "access_key") {
+		t.Errorf("recipes %q", recipes)
+	}
+	if !strings.Contains(specs[1], `"access_key_secret":"new"`) {
+		t.Errorf("spec %s", specs[1])
 	}
 }
 

@@ -1,6 +1,7 @@
 package poolfile
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ import (
 type machine struct {
 	Spec        any
 	SpecJSON    json.RawMessage
+	RecipeJSON  json.RawMessage
 	Image       string
 	MachineType string
 	DiskGiB     int
@@ -41,7 +43,8 @@ type owner struct {
 // fill copies what the spec says into a pool.
 func (o *owner) fill(to *pool.PoolConfig) {
 	m := o.machine
-	to.Spec, to.SpecJSON, to.Image, to.MachineType, to.DiskGiB, to.Hibernate = m.Spec, m.SpecJSON, m.Image, m.MachineType, m.DiskGiB, m.Hibernate
+	to.Spec, to.SpecJSON, to.RecipeJSON = m.Spec, m.SpecJSON, m.RecipeJSON
+	to.Image, to.MachineType, to.DiskGiB, to.Hibernate = m.Image, m.MachineType, m.DiskGiB, m.Hibernate
 }
 
 // machine decodes and checks the spec at base, which lies over those below it,
@@ -75,7 +78,15 @@ func (p *parser) machine(o *owner, base string, node *yaml.Node) (machine, []dri
 		p.report(Error, base, "cannot be stored: %v; use other values", err)
 		return machine{}, problems
 	}
+	recipe, err := drivers.RecipeJSON(cfg)
+	if err != nil {
+		p.report(Error, base, "cannot be compared: %v; use other values", err)
+		return machine{}, problems
+	}
 	m := machine{Spec: cfg, SpecJSON: raw}
+	if !bytes.Equal(recipe, raw) {
+		m.RecipeJSON = recipe
+	}
 	if r, ok := cfg.(drivers.Resolver); ok {
 		m.Image, m.MachineType, m.DiskGiB = r.Resolved()
 	}

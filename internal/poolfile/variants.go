@@ -183,7 +183,8 @@ func (p *parser) tenant(o *owner, of *pool.PoolConfig, in *instance, t *tenant, 
 		own.machine, own.problems = p.machine(&own, path+".spec", t.Spec)
 	}
 	m := own.machine
-	out.Spec, out.SpecJSON, out.Image, out.MachineType, out.DiskGiB, out.Hibernate = m.Spec, m.SpecJSON, m.Image, m.MachineType, m.DiskGiB, m.Hibernate
+	out.Spec, out.SpecJSON, out.RecipeJSON = m.Spec, m.SpecJSON, m.RecipeJSON
+	out.Image, out.MachineType, out.DiskGiB, out.Hibernate = m.Image, m.MachineType, m.DiskGiB, m.Hibernate
 	out.Variants = p.variants(&own, of, merged(base, p.variantList(path+".variants", t.Variants)))
 	return out
 }

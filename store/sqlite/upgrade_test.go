@@ -30,7 +30,7 @@ func old(t *testing.T, path string) {
 	);
 		INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, 1), (1, 1);
 		UPDATE meta SET controller = 'us', born = 1;
-		INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, counted, updated) VALUES ('a', 'noop', 's', 1, 5, 'r1', '', '', 2, 1);
+		INSERT INTO pools (name, driver, scope, min, max, spec_hash, last_spec, platform, counted, updated) VALUES ('a', 'noop', 's', 1, 5, 'r1', '{"v":1}', '', 2, 1);
 		INSERT INTO instances SELECT 'i' || k, 'n' || k, 'a', 'noop', 's', state, 'build', 'default', 'default', 'shape', 'r1', '', '', '', '', '', 0, '', '', 0,
 			'', '', '', 0, 0, k, 1, 1, 0, 1, 0, '', '', 0, 0, 0 FROM (SELECT 1 AS k, 'warm' AS state UNION SELECT 2, 'booting');
 		INSERT INTO leases VALUES (7, 'l', 1, 'build', 'waiting', 'w', '', '[{"pool":"a","shape":"other"}]', '', '', 1, 0, 0, 0, 1, 1, 1, '', '', '', '', 0, 0, 0, 0);
@@ -68,6 +68,11 @@ func works(t *testing.T, ctx context.Context, s pool.Store) {
 	no(err)
 	if !g.Claimed || g.Instance.ID != "i1" {
 		t.Errorf("grant is %+v", g)
+	}
+	before, err := s.Pools(ctx)
+	no(err)
+	if len(before) != 1 || string(before[0].LastSpec) != `{"v":1}` {
+		t.Errorf("the pool was stored as %+v", before)
 	}
 	// The old lease's choice is one of the default flavour.
 	no(s.ConfigurePool(ctx, pool.PoolRow{Name: "a", Max: 5, SpecHash: "r1", Flavours: []pool.FlavourRow{{Max: 2}}}, begin))

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"encoding/json"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (h *harness) busy() {
 	h.Helper()
 	h.born("run-1")
 	h.no(h.Configure(h.ctx, []pool.PoolRow{{
-		Name: "a", Driver: "noop", Max: 20, PerMinute: 1000, Recipes: []string{"recipe-1", "x"},
+		Name: "a", Driver: "noop", Max: 20, LastSpec: json.RawMessage(`{"key":"cloud secret"}`), PerMinute: 1000, Recipes: []string{"recipe-1", "x"},
 		Flavours: []pool.FlavourRow{{Tenant: "default", Variant: "default", Max: 15}},
 	}, {Name: "b", Max: 0}}, h.now))
 	h.shut("b", pool.Gate{Reason: "quota", Detail: "<ünï>", Until: h.now.Add(time.Hour)})
@@ -99,7 +100,7 @@ var copyTests = []copyTest{
 		before := h.state()
 		identity := h.get(h.lease("space-1").InstanceID).Identity
 		copied := h.copied(from)
-		for _, secret := range []string{"TLS KEY", "CA KEY", "exported secret"} {
+		for _, secret := range []string{"TLS KEY", "CA KEY", "exported secret", "cloud secret"} {
 			if bytes.Contains(copied, []byte(secret)) {
 				h.Errorf("the copy has %q in the clear", secret)
 			}

@@ -91,8 +91,11 @@ func checkPool(p pool.PoolRow) (*poolRow, error) {
 
 // putPool writes what a pool is configured with; what happened to it stays.
 func (t txn) putPool(ctx context.Context, p *poolRow, now time.Time) error {
+	if err := t.sealSpec(p); err != nil {
+		return err
+	}
 	if _, err := t.Exec(ctx, UpsertPool, p.Name, clean(p.Driver), clean(p.Scope), int64(p.Min), int64(p.Max),
-		clean(p.SpecHash), clean(string(p.LastSpec)), p.platform, ms(now), p.recipe, int64(p.PerMinute),
+		clean(p.SpecHash), p.spec, p.platform, ms(now), p.recipe, int64(p.PerMinute),
 		int64(len(p.Flavours))); err != nil {
 		return err
 	}

@@ -92,6 +92,9 @@ func (s *Store) Pools(ctx context.Context) ([]pool.PoolRow, error) {
 			if err := p.decode(); err != nil {
 				return err
 			}
+			if err := t.openSpec(&p); err != nil {
+				return err
+			}
 			out = append(out, p.PoolRow)
 			return nil
 		}); err != nil {

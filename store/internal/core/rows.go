@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -310,14 +311,54 @@ func (p *poolRow) decode() error {
 	} else {
 		p.Hold.Pool = p.Name
 	}
-	if p.spec != "" {
-		p.LastSpec = json.RawMessage(p.spec)
-	}
 	if err := decodeJSON(p.platform, &p.Platform); err != nil {
 		return fmt.Errorf("platform of pool %s: %w", p.Name, err)
 	}
 	return p.decodeState()
 }
+
+// sealedSpec begins a spec that is sealed; what follows is base64. One that is
+// not is JSON as an older program wrote it.
+const sealedSpec = "sealed:"
+
+// sealSpec fills in what is stored of the spec, which may hold credentials.
+func (t txn) sealSpec(p *poolRow) error {
+	if len(p.LastSpec) == 0 {
+		p.spec = ""
+		return nil
+	}
+	if t.seal == nil {
+		return fmt.Errorf("%w: there is no seal key to store the spec of pool %s with", pool.ErrInvalid, p.Name)
+	}
+	p.spec = sealedSpec + base64.StdEncoding.EncodeToString(t.seal.Seal(p.LastSpec, specPlace(p.Name)))
+	return nil
+}
+
+// openSpec fills in the spec from what is stored of it.
+func (t txn) openSpec(p *poolRow) error {
+	text, sealed := strings.CutPrefix(p.spec, sealedSpec)
+	if !sealed {
+		p.LastSpec = nil
+		if p.spec != "" {
+			p.LastSpec = json.RawMessage(p.spec)
+		}
+		return nil
+	}
+	if t.seal == nil {
+		return fmt.Errorf("%w: the spec of pool %s is sealed and there is no seal key", pool.ErrInvalid, p.Name)
+	}
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err == nil {
+		p.LastSpec, err = t.seal.Open(raw, specPlace(p.Name))
+	}
+	if err != nil {
+		return fmt.Errorf("spec of pool %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// specPlace binds a sealed spec to its row.
+func specPlace(pool string) string { return "spec of pool " + pool }
 
 // The readers of single rows. lock keeps the row as it is until the end of the
 // transaction, where others write at the same time.

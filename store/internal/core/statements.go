@@ -152,7 +152,7 @@ func Portable() Statements {
 		SetSealKey:     `UPDATE meta SET seal_key = $1 WHERE id = 1`,
 		Probe:          `UPDATE meta SET probed = probed + 1 WHERE id = 1`,
 		AnySealed: `SELECT CASE WHEN EXISTS (SELECT 1 FROM identities)
-	OR EXISTS (SELECT 1 FROM lease_env) THEN 1 ELSE 0 END`,
+	OR EXISTS (SELECT 1 FROM lease_env) OR EXISTS (SELECT 1 FROM pools WHERE last_spec LIKE 'sealed:%') THEN 1 ELSE 0 END`,
 		InsertIncarnation: `INSERT INTO controllers (incarnation, started, seen) VALUES ($1, $2, $2)
 	ON CONFLICT (incarnation) DO UPDATE SET seen = CASE WHEN excluded.seen > controllers.seen THEN excluded.seen ELSE controllers.seen END`,
 		Beat:               `UPDATE controllers SET seen = CASE WHEN seen < $1 THEN $1 ELSE seen END WHERE incarnation = $2`,
