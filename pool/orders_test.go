@@ -6,147 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
-
-// badCloud is a cloud that can stop answering, or answer with errors only.
-type badCloud struct{ hangs, fails atomic.Bool }
-
-var errBadCloud = errors.New("the cloud is down")
-
-func (b *badCloud) faults() *noop.Faults {
-	return &noop.Faults{Before: func(ctx context.Context, _, _ string) error {
-		if b.hangs.Load() {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		if b.fails.Load() {
-			return errBadCloud
-		}
-		return nil
-	}}
-}
-
-// inState brings one machine of an engine into a state and returns its row.
-// slow has creations and boots take their time; the cloud is well.
-func (e *engine) inState(state pool.InstanceState) pool.Instance {
-	e.t.Helper()
-	find := func() pool.Instance {
-		e.t.Helper()
-		rows, err := e.store.Instances(e.t.Context(), pool.InstanceQuery{States: []pool.InstanceState{state}})
-		if err != nil || len(rows) == 0 {
-			e.t.Fatalf("no machine is %s: %v, %v", state, e.rows(), err)
-		}
-		return rows[0]
-	}
-	gitspace := func() {
-		e.t.Helper()
-		if _, err := e.m.Setup(e.t.Context(), e.gitspace("g")); err != nil {
-			e.t.Fatal(err)
-		}
-	}
-	switch state {
-	case pool.Creating, pool.Booting:
-		e.pools[0].cfg = noop.Config{CreateDelay: time.Minute, BootDelay: time.Minute}
-		e.start()
-		pass(30 * time.Second)
-		if state == pool.Booting {
-			pass(time.Minute)
-		}
-	case pool.Warm:
-		e.start()
-		pass(time.Minute)
-	case pool.Leased:
-		e.start()
-		pass(time.Minute)
-		e.setup("a")
-	case pool.Suspended:
-		e.start()
-		gitspace()
-		if err := e.m.Suspend(e.t.Context(), pool.SuspendRequest{Lease: "g"}); err != nil {
-			e.t.Fatal(err)
-		}
-	case pool.Destroying:
-		e.pools[0].cfg = noop.Config{DestroyDelay: time.Minute}
-		e.start()
-		pass(time.Minute)
-		e.setup("a")
-		e.destroy("a")
-		synctest.Wait()
-	case pool.Failed:
-		e.start()
-		gitspace()
-		for _, mach := range e.world.Machines() {
-			if mach.Tags.Kind == string(pool.Gitspace) {
-				e.world.Kill(mach.Name, "crashed")
-			}
-		}
-		pass(3 * time.Minute)
-	default:
-		e.t.Fatalf("no way to %s", state)
-	}
-	return find()
-}
-
-// reachable are the states a machine can be found in by an order; those of the
-// hibernated tier pass through the same code as Warm and Resuming.
-var reachable = []pool.InstanceState{
-	pool.Creating, pool.Booting, pool.Warm, pool.Leased, pool.Suspended, pool.Failed, pool.Destroying,
-}
-
-// Rule 27: force works from every state, also while a call to the cloud hangs.
-func TestForceDestroysFromEveryState(t *testing.T) {
-	for _, hang := range []bool{false, true} {
-		for _, state := range reachable {
-			t.Run(fmt.Sprintf("%s, cloud hangs %t", state, hang), func(t *testing.T) {
-				inBubble(t, func(t *testing.T, e *engine) {
-					bad := &badCloud{}
-					e.pools[0].min, e.pools[0].max = 1, 4
-					e.faults = bad.faults()
-					inst := e.inState(state)
-					if hang {
-						bad.hangs.Store(true)
-						pass(time.Second)
-					}
-					got, err := e.m.DestroyInstance(t.Context(), inst.Name, pool.DestroyOrder{Force: true, Order: pool.Order{By: "ann", Why: "stuck"}})
-					if err != nil {
-						t.Fatal(err)
-					}
-					if got.State != pool.Destroying && (hang || got.State != pool.Gone) {
-						t.Errorf("answered as %s, want destroying or, where the cloud is quick, gone", got.State)
-					}
-					if inst.LeaseID != "" && state != pool.Destroying {
-						if l, err := e.store.Lease(t.Context(), inst.LeaseID); err != nil || l.State != pool.LeaseEnded || l.Reason != "operator" {
-							t.Errorf("its lease: %s %q, %v", l.State, l.Reason, err)
-						}
-					}
-					if hang {
-						pass(time.Minute) // nothing more can happen
-						bad.hangs.Store(false)
-						// What hangs by now is broken off by a second order.
-						if _, err := e.m.DestroyInstance(t.Context(), inst.Name, pool.DestroyOrder{Force: true}); err != nil {
-							t.Fatal(err)
-						}
-					}
-					pass(2 * time.Minute)
-					if now, err := e.store.Instance(t.Context(), inst.ID); err != nil || now.State != pool.Gone {
-						t.Errorf("in the end %s (%s: %s) %v", now.State, now.Reason, now.Detail, err)
-					}
-					if slices.Contains(e.machines(), inst.Name) {
-						t.Error("the machine is left")
-					}
-					e.wantReason("operator")
-				})
-			})
-		}
-	}
-}
 
 func TestWithoutForceALeasesMachineIsKept(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
@@ -200,48 +65,7 @@ func TestADestroyIsTriedForEverAndVisible(t *testing.T) {
 	}
 }
 
-// Rule 26: every state leaves by its deadline, or is retried and says so. What
-// is destroying already has a test of its own above.
-func TestEveryStateLeavesOrIsRetriedWithADeadCloud(t *testing.T) {
-	for _, how := range []string{"fails", "hangs"} {
-		for _, state := range []pool.InstanceState{pool.Creating, pool.Booting, pool.Warm, pool.Leased, pool.Failed} {
-			t.Run(fmt.Sprintf("%s, the cloud %s", state, how), func(t *testing.T) {
-				inBubble(t, func(t *testing.T, e *engine) {
-					bad := &badCloud{}
-					e.faults = bad.faults()
-					e.limits = pool.Timeouts{SweepLocal: time.Minute, FreeAge: 4 * time.Hour, BusyAge: 2 * time.Hour}
-					e.pools[0].min, e.pools[0].max = 1, 3
-					inst := e.inState(state)
-					if state == pool.Failed {
-						// A gitspace waits for its owner; without one it is to go.
-						if _, err := e.m.EndLease(t.Context(), "g", pool.DestroyOrder{}); err != nil {
-							t.Fatal(err)
-						}
-					}
-					bad.fails.Store(how == "fails")
-					bad.hangs.Store(how == "hangs")
-					pass(5 * time.Hour)
-					row, err := e.store.Instance(t.Context(), inst.ID)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if row.State != pool.Destroying || row.Attempts == 0 || row.Detail == "" {
-						t.Errorf("after five hours %s for %s, %d attempts, %q %q; want it retried as destroying",
-							row.State, time.Since(row.Since), row.Attempts, row.Reason, row.Detail)
-					}
-					if time.Until(row.Due) > 10*time.Minute {
-						t.Errorf("it is due only in %s", time.Until(row.Due))
-					}
-					if len(e.orphans().Failing) == 0 {
-						t.Error("nothing of it is reported")
-					}
-				})
-			})
-		}
-	}
-}
-
-// The same for leases: who waits gets an answer, with the causes.
+// Rule 26 for leases: who waits gets an answer, with the causes.
 func TestEveryLeaseEndsWithADeadCloud(t *testing.T) {
 	for _, how := range []string{"fails", "hangs"} {
 		t.Run("the cloud "+how, func(t *testing.T) {
