@@ -195,6 +195,7 @@ func (m *Manager) ended(l Lease, e Ended) {
 	m.steps.forget(l.ID)
 	m.hub.notify(leaseKey(l.ID))
 	if e.Instance != nil {
+		m.hub.notify(instanceKey(e.Instance.ID))
 		m.steps.end(e.Instance.ID, fmt.Errorf("%w: %s was ended by an operator", ErrConflict, l.ID))
 		m.work.interrupt(m, *e.Instance, errOrdered)
 	}

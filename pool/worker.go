@@ -24,6 +24,7 @@ type worker struct {
 type task struct {
 	again  bool // look again when done
 	cancel context.CancelCauseFunc
+	on     footing // what it rests on; zero: not begun
 }
 
 func (w *worker) init() {
@@ -118,7 +119,8 @@ func (w *worker) look(ctx context.Context, m *Manager, rt *runtime, inst Instanc
 }
 
 // interrupt breaks off the work on an instance, a cloud call that hangs
-// included, and has the row looked at anew.
+// included, and has the row looked at anew. What another replica works on is
+// broken off there: see overrule.
 func (w *worker) interrupt(m *Manager, inst Instance, why error) {
 	w.mu.Lock()
 	if t := w.busy[inst.ID]; t != nil {
@@ -187,7 +189,7 @@ func (m *Manager) takeDue(ctx context.Context) {
 		return
 	}
 	for _, inst := range instances {
-		if m.work.idle(inst.ID) {
+		if m.work.overrule(inst) {
 			m.work.dispatch(m, inst)
 		}
 	}
@@ -302,6 +304,7 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 	for ctx.Err() == nil {
 		var next *Instance
 		var err error
+		m.work.stands(inst)
 		unsettled := m.settler.wants(inst.ID)
 		switch inst.State {
 		case Creating:
