@@ -34,7 +34,7 @@ secrets in it stay sealed: keep seal.key too, but in another place.
    drone-runner-aws restore --data-dir /var/lib/runner runner.backup`,
 		Flags: append(storeFlags(),
 			&cli.StringFlag{Name: "out", Usage: "write the copy to `FILE`", TakesFile: true, EnvVars: []string{"RUNNER_BACKUP_FILE"}},
-			&cli.BoolFlag{Name: "force", Usage: "replace the file if it exists", EnvVars: []string{"RUNNER_FORCE"}},
+			&cli.BoolFlag{Name: "force", Usage: "replace the file if it exists"},
 			jsonFlag(),
 		),
 		Action: p.backup,
@@ -69,7 +69,7 @@ free then is held: it is neither lent nor destroyed until somebody has looked
    drone-runner-aws restore --data-dir /var/lib/runner runner.backup
    drone-runner-aws restore --force runner.backup`,
 		Flags: append(storeFlags(),
-			&cli.BoolFlag{Name: "force", Usage: "replace a store that has rows; it is kept under another name", EnvVars: []string{"RUNNER_FORCE"}},
+			&cli.BoolFlag{Name: "force", Usage: "replace a store that has rows; it is kept under another name"},
 			jsonFlag(),
 		),
 		Action: p.restoreStore,

@@ -38,8 +38,9 @@ func (d *delegate) shared() bool { return placeOf(d.cfg, d.dir).postgres }
 
 // openStore opens the database with its seal key. A SQLite file is locked while
 // it is open, so that there is no other runner on it; a Postgres is shared by
-// replicas. Errors come within two seconds and name database and remedy;
-// nothing is overwritten.
+// replicas. Errors come within two seconds, or where somebody has locked tables
+// that are to be changed within twenty, and name database and remedy; nothing
+// is overwritten.
 func (d *delegate) openStore(ctx context.Context) (pool.Store, error) {
 	at := placeOf(d.cfg, d.dir)
 	if at.postgres {

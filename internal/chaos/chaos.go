@@ -66,7 +66,7 @@ func Modes() []Mode {
 		{Name: "stop", What: "SIGSTOP of the runner under load, then SIGCONT", Default: true, run: stopped},
 		{Name: "disk", What: "the data directory's disk is full, then not", Default: true, run: fullDisk},
 		{Name: "lost", What: "the database is deleted while nobody looks", Default: true, run: lostStore},
-		{Name: "restored", What: "the database is replaced by an older copy", Why: "until the runner has a witness beside its store, a caller that hangs up in time can end a machine in use", run: restoredStore},
+		{Name: "restored", What: "the database is replaced by an older copy", Default: true, run: restoredStore},
 		{Name: "machines", What: "SIGKILL of machines under load", Default: true, run: machinesDie},
 		{Name: "power", What: "power cuts of a VM the runner runs in", Default: true, run: powerCuts},
 		{Name: "liar", What: "the same on a disk that lies: it must be found", Default: true, run: lyingDisk},

@@ -220,7 +220,7 @@ func (b *backend) build(ctx context.Context, cfg *pgx.ConnConfig, schema pgx.Ide
 	db := stdlib.OpenDB(*cfg)
 	defer db.Close()
 	there := &backend{db: db, name: b.name, log: o.Log}
-	if err := there.migrate(ctx); err != nil {
+	if err := there.migrate(ctx, cfg, lockWait); err != nil {
 		return err
 	}
 	tx, err := db.BeginTx(ctx, nil)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
 )
@@ -37,3 +38,12 @@ func Statements() core.Statements { return statements() }
 
 // RaceLost is what is logged for a transaction that is run again.
 const RaceLost = raceLost
+
+// MigrationKey is the lock for changes of a schema.
+const MigrationKey = migrationKey
+
+// Within has a migration wait less long for a lock.
+func (o Options) Within(wait time.Duration) Options {
+	o.lockWait = wait
+	return o
+}

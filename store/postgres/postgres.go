@@ -1,9 +1,9 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
 
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
@@ -38,12 +37,6 @@ const (
 	stalledAfter = "5000"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// migrationKey is the database's lock for changes of a schema.
-const migrationKey = `hashtextextended('drone-runner-aws migrations ' || current_schema(), 0)`
-
 // raceLost is logged for each transaction that is run again, with the server's
 // code of why.
 const raceLost = "transaction lost a race, run again"
@@ -61,6 +54,9 @@ type Options struct {
 	Seal *store.Sealer
 	// Log may be nil.
 	Log *slog.Logger
+
+	// lockWait is shortened by tests.
+	lockWait time.Duration
 }
 
 // Store is pool.Store on Postgres. Safe for concurrent use, also by several
@@ -97,7 +93,7 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 			_ = db.Close() // the first error is the one to tell
 		}
 	}()
-	if err := b.migrate(ctx); err != nil {
+	if err := b.migrate(ctx, cfg, cmp.Or(o.lockWait, lockWait)); err != nil {
 		return nil, b.explain(err)
 	}
 	if err := b.checkSeal(ctx, o.Seal); err != nil {
@@ -188,58 +184,6 @@ type backend struct {
 	// mu is held shared while an operation runs, and alone by Close.
 	mu     sync.RWMutex
 	closed bool
-}
-
-// migrate brings the schema up to date, each migration in a transaction, and
-// leaves a newer one as it is. The lock is the database's, per schema,
-// and ends with the connection if the process dies.
-func (b *backend) migrate(ctx context.Context) error {
-	conn, err := b.db.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(`+migrationKey+`)`); err != nil {
-		return err
-	}
-	defer func() {
-		// Closing the connection would do it too; this keeps it for the pool.
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+migrationKey+`)`)
-	}()
-	files, err := migrationFiles()
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectPostgres, b.db, files, goose.WithDisableGlobalRegistry(true), goose.WithTableName(core.Versions))
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	have, want, err := p.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if have > want {
-		schema, err := core.ReadSchema(ctx, conn, want)
-		if err == nil {
-			schema.Warn(b.log, want)
-		}
-		return err
-	}
-	for try := 1; ; try++ {
-		_, err := p.Up(ctx)
-		if err == nil {
-			break
-		}
-		// Runners at work lock the same tables in another order. What was locked
-		// is free again, and the migration as if it had not been tried.
-		if codeOf(err) != codeDeadlock || try == maxTries {
-			return fmt.Errorf("migrate from version %d: %w", have, err)
-		}
-	}
-	if have < want {
-		b.log.Info("database schema brought up to date", "from", have, "to", want)
-	}
-	return nil
 }
 
 func (b *backend) sealState(ctx context.Context) (key string, sealed int, err error) {
@@ -379,6 +323,7 @@ const (
 	codeSerialization = "40001"
 	codeDeadlock      = "40P01"
 	codeStalled       = "25P03"
+	codeLockTimeout   = "55P03"
 	codeUnique        = "23505"
 	codeBadPassword   = "28P01"
 	codeNoDatabase    = "3D000"
