@@ -32,8 +32,11 @@ type Operator interface {
 	HoldInstance(ctx context.Context, ref string, held bool, o Order) (Instance, error)
 	// EndLease ends a lease whatever its state; its machine is destroyed.
 	EndLease(ctx context.Context, id string, o DestroyOrder) (Lease, error)
-	// OverridePool sets what is wanted of a pool instead of its configuration;
-	// the zero Override takes it back.
+	// OverridePool sets what is wanted of a pool instead of its configuration; an
+	// Override that says nothing takes it back. It survives restarts. A stopped
+	// pool begins no machine, not for requests either, and gives up its free
+	// ones; machines in use go on. With Min set the pool keeps so many free
+	// machines of its default flavour; zero stands for all its flavours.
 	OverridePool(ctx context.Context, pool string, o Override) error
 	// DrainPool destroys the pool's free machines and returns how many. What a
 	// lease has stays, and new ones are made unless the pool is stopped.
@@ -276,12 +279,13 @@ func (m *Manager) OverridePool(ctx context.Context, pool string, o Override) err
 	case o.Min != nil:
 		what, reason = fmt.Sprintf("keeps %d machines warm", *o.Min), "pool_scaled"
 	}
+	event := Event{At: now, Pool: pool, Reason: reason, Message: Order{By: o.By, Why: o.Why}.text("pool " + pool + " " + what)}
 	if o.Stopped || o.Min != nil {
 		o.Since = now
+	} else {
+		o = Override{} // who took it back is told by the event
 	}
-	err := m.store.SetOverride(ctx, pool, o, now, Event{
-		At: now, Pool: pool, Reason: reason, Message: Order{By: o.By, Why: o.Why}.text("pool " + pool + " " + what),
-	})
+	err := m.store.SetOverride(ctx, pool, o, now, event)
 	if err != nil {
 		return err
 	}

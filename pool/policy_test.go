@@ -205,18 +205,24 @@ func TestPoolReachesZeroByScheduleAndLeavesIt(t *testing.T) {
 	})
 }
 
-func TestOneCallScalesEverythingToZeroNow(t *testing.T) {
+func TestAStopOfEveryPoolScalesToZeroNow(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.pools = []poolSpec{{name: "p", min: 3, max: 9, wait: 30 * time.Second}, {name: "q", min: 2, max: 9, wait: 30 * time.Second}}
 		e.start()
 		e.setup("a")
-		if err := e.m.SetOverride(t.Context(), "", pool.Override{Stopped: true, By: "ops", Why: "the bill"}); err != nil {
-			t.Fatal(err)
+		order := func(o pool.Override) {
+			t.Helper()
+			for _, name := range []string{"p", "q"} {
+				if err := e.m.OverridePool(t.Context(), name, o); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
+		order(pool.Override{Stopped: true, By: "ops", Why: "the bill"})
 		synctest.Wait()
 		pass(time.Second)
 		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1})
-		e.wantReason("override_set")
+		e.wantReason("pool_stopped")
 		e.restart()
 		pass(time.Hour)
 		if _, err := e.m.Setup(t.Context(), e.request("b")); err == nil || !strings.Contains(err.Error(), "stopped by an operator: the bill") {
@@ -225,10 +231,11 @@ func TestOneCallScalesEverythingToZeroNow(t *testing.T) {
 		if got := e.row("p").Problem; !strings.Contains(got, "stopped by ops") {
 			t.Errorf("problem %q", got)
 		}
-		if err := e.m.SetOverride(t.Context(), "", pool.Override{}); err != nil {
-			t.Fatal(err)
-		}
+		order(pool.Override{By: "ops", Why: "the bill is paid"})
 		pass(time.Minute)
+		if o := e.row("p").Override; o != (pool.Override{}) {
+			t.Errorf("an order that was taken back is still there: %+v", o)
+		}
 		if got := e.row("p").Counts[pool.Warm] + e.row("q").Counts[pool.Warm]; got != 5 {
 			t.Errorf("%d warm machines after the order was taken back", got)
 		}
@@ -240,12 +247,12 @@ func TestSlowBootIsNotKilledWhileThePoolShrinks(t *testing.T) {
 		zero := 0
 		e.pools = []poolSpec{{name: "p", min: 2, max: 4, cfg: noop.Config{BootDelay: 175 * time.Second}}}
 		e.start()
-		if err := e.m.SetOverride(t.Context(), "p", pool.Override{Min: &zero}); err != nil {
+		if err := e.m.OverridePool(t.Context(), "p", pool.Override{Min: &zero}); err != nil {
 			t.Fatal(err)
 		}
 		pass(170 * time.Second)
 		e.wantRows(map[pool.InstanceState]int{pool.Booting: 2})
-		if err := e.m.SetOverride(t.Context(), "p", pool.Override{}); err != nil {
+		if err := e.m.OverridePool(t.Context(), "p", pool.Override{}); err != nil {
 			t.Fatal(err)
 		}
 		pass(10 * time.Second)

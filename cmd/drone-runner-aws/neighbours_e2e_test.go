@@ -18,7 +18,7 @@ import (
 // on tables that the next one has changed, and crashes and starts again on
 // them. A client tries again only where its connection is refused.
 func TestE2ENeighbours(t *testing.T) {
-	f := newFleet(t)
+	f := newFleet(t, replicasPool)
 	next := filepath.Join(t.TempDir(), "next")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "nextschema", "-o", next, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the next version: %v\n%s", err, out)

@@ -3,18 +3,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +30,7 @@ const replicasPool = `instances:
 // that are processes, under load: the one that holds the pool is killed,
 // stopped for longer than its hold lasts, and both are restarted in turn.
 func TestE2EReplicas(t *testing.T) {
-	f := newFleet(t)
+	f := newFleet(t, replicasPool)
 	f.admit(f.start("a"))
 	f.admit(f.start("b"))
 	f.begin(8)
@@ -92,17 +86,9 @@ func TestE2EReplicas(t *testing.T) {
 
 // newFleet makes an empty store and a folder for machines; replicas are started
 // by the test.
-func newFleet(t *testing.T) *realFleet {
+func newFleet(t *testing.T, poolFile string) *realFleet {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "r") // short: a socket's path has 107 characters
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { removeMachines(t, dir) })
-	if err := os.WriteFile(filepath.Join(dir, "pool.yml"), []byte(replicasPool), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return &realFleet{t: t, dir: dir, dsn: emptyDatabase(t).Reveal(), used: map[string]string{}, open: map[string]*realReplica{}}
+	return &realFleet{t: t, dir: realFolder(t, poolFile), dsn: emptyDatabase(t).Reveal(), used: map[string]string{}, open: map[string]*realReplica{}}
 }
 
 // settle lets the load go on for a while: there is no event to wait for.
@@ -130,83 +116,27 @@ type realFleet struct {
 	used map[string]string // machine -> stage
 }
 
-// realReplica is one process.
+// realReplica is one of a fleet.
 type realReplica struct {
-	name  string
-	api   *client.Client
-	cmd   *exec.Cmd
-	run   string // the name of its run, once it has held the pool
-	said  *lockedBuffer
-	ended chan struct{}
+	*realRunner
+	name string
+	run  string // the name of its run, once it has held the pool
 	// calls is how many of its calls clients wait for.
 	calls atomic.Int64
 }
-
-// thisProgram is the program under test, which testscript puts on the path.
-const thisProgram = "drone-runner-aws"
 
 func (f *realFleet) start(name string) *realReplica { return f.startAs(name, thisProgram) }
 
 // startAs starts a replica with a program of another version.
 func (f *realFleet) startAs(name, program string) *realReplica {
 	f.t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(f.t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		f.t.Fatal(err)
-	}
-	r := &realReplica{name: name, said: &lockedBuffer{}, ended: make(chan struct{})}
-	r.cmd = exec.Command(program, "delegate", "--pool", filepath.Join(f.dir, "pool.yml"), "--data-dir", f.dir)
-	r.cmd.Env = append(os.Environ(), "DRONE_HTTP_BIND="+address, "DRONE_DATABASE_DRIVER=postgres",
-		"DRONE_DATABASE_DATASOURCE="+f.dsn, "DRONE_RUNNER_HA=true", "DRONE_RUNNER_NAME=runner")
-	r.cmd.Stdout, r.cmd.Stderr = io.Discard, r.said
-	if err := r.cmd.Start(); err != nil {
-		f.t.Fatal(err)
-	}
-	go func() {
-		_ = r.cmd.Wait() // how it ends is looked at where it matters
-		close(r.ended)
-	}()
-	f.t.Cleanup(func() {
-		_ = r.cmd.Process.Kill()
-		<-r.ended
-		if f.t.Failed() {
-			f.t.Logf("%s said:\n%s", name, r.said)
-		}
-	})
-	if r.api, err = client.New("http://" + address); err != nil {
-		f.t.Fatal(err)
-	}
-	f.until(patience, name+" to be ready", func() bool {
-		pending, err := r.api.Pending(f.t.Context())
-		return err == nil && len(pending) == 0
-	})
-	return r
-}
-
-func (r *realReplica) signal(t *testing.T, sig syscall.Signal) {
-	t.Helper()
-	if err := r.cmd.Process.Signal(sig); err != nil {
-		t.Fatalf("%s to %s: %v", sig, r.name, err)
-	}
+	return &realReplica{name: name, realRunner: startReal(f.t, program, f.dir, "DRONE_DATABASE_DRIVER=postgres",
+		"DRONE_DATABASE_DATASOURCE="+f.dsn, "DRONE_RUNNER_HA=true", "DRONE_RUNNER_NAME=runner")}
 }
 
 func (f *realFleet) until(d time.Duration, what string, ok func() bool) time.Duration {
 	f.t.Helper()
-	begun := time.Now()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Since(begun) > d {
-			f.t.Fatalf("waited %s for %s", d, what)
-		}
-		<-tick.C
-	}
-	return time.Since(begun)
+	return until(f.t, d, what, ok)
 }
 
 func (f *realFleet) admit(r *realReplica) {
@@ -400,41 +330,4 @@ func (f *realFleet) audit() {
 	}
 	slices.Sort(names)
 	f.until(patience, "machines equal to rows", func() bool { return slices.Equal(realMachines(f.t, f.dir), names) })
-}
-
-// realMachines are the machines of a data directory by name.
-func realMachines(t *testing.T, dir string) []string {
-	t.Helper()
-	states, err := filepath.Glob(filepath.Join(dir, "noop", "*", "*", "state.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, s := range states {
-		names = append(names, filepath.Base(filepath.Dir(s)))
-	}
-	slices.Sort(names)
-	return names
-}
-
-// removeMachines ends the processes that are left and removes the directory.
-func removeMachines(t *testing.T, dir string) {
-	t.Helper()
-	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, p := range processes {
-		line, err := os.ReadFile(p)
-		if err != nil || !bytes.Contains(line, []byte("noop-machine\x00--dir\x00"+dir+"/")) {
-			continue
-		}
-		var pid int
-		if _, err := fmt.Sscanf(p, "/proc/%d/", &pid); err == nil {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		t.Error(err)
-	}
 }
