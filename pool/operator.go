@@ -14,7 +14,8 @@ import (
 // Operator is what an operator can order. Every order is an event that says
 // who gave it. Methods are safe for concurrent use; Manager implements them.
 type Operator interface {
-	// Orphans lists in what clouds and store differ, as of the last sweeps.
+	// Orphans lists in what clouds and store differ, as of the last sweeps; what
+	// another replica sweeps it lists for the answer.
 	Orphans(ctx context.Context) (OrphanReport, error)
 	// RemoveOrphan destroys a machine or disk that has no row, by its name in
 	// the cloud, and returns when the cloud has confirmed it. ErrNotFound if no

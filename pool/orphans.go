@@ -152,7 +152,10 @@ func (m *Manager) sweepStrangers(sc *scope, l listing, rows []Instance) error {
 
 // strangerSweep is one pass over what has no row.
 type strangerSweep struct {
-	m         *Manager
+	m *Manager
+	// glance: it looks for somebody who asks, at what another replica sweeps. It
+	// remembers, reports and destroys nothing.
+	glance    bool
 	sc        *scope
 	l         listing
 	rows      []Instance
@@ -164,6 +167,11 @@ type strangerSweep struct {
 
 func (s *strangerSweep) sighting(subject string) *sighting {
 	s.seen[subject] = true
+	if s.glance {
+		it := &sighting{first: s.now}
+		it.see(s.l, s.now)
+		return it
+	}
 	it := s.sc.strangers[subject]
 	if it == nil {
 		it = &sighting{first: s.now}
@@ -187,7 +195,7 @@ func (s *strangerSweep) machine(ctx context.Context, mach drivers.Instance) erro
 		// are what a lost store has left.
 		o.Reason = KeepForeign
 		s.found = append(s.found, o)
-		if s.sc.local {
+		if s.sc.local && !s.glance {
 			m.report(ctx, o, s.sighting(mach.Name), s.now)
 		}
 		return nil
@@ -202,7 +210,7 @@ func (s *strangerSweep) machine(ctx context.Context, mach drivers.Instance) erro
 	}
 	it := s.sighting(mach.Name)
 	e.Sightings, e.FirstSeen = it.times, it.first
-	if !e.HadRow {
+	if !e.HadRow && !s.glance {
 		m.suspectStore(ctx, mach, s.lifetimes, s.now)
 	}
 	o.Sightings, o.FirstSeen = it.times, it.first
@@ -210,6 +218,7 @@ func (s *strangerSweep) machine(ctx context.Context, mach drivers.Instance) erro
 	o.Reason = p.why
 	s.found = append(s.found, o)
 	switch {
+	case s.glance:
 	case p.granted:
 		m.reap(ctx, s.sc, mach, e)
 	case p.why != KeepSightings && p.why != KeepIncomplete:
@@ -261,7 +270,7 @@ func (s *strangerSweep) disk(ctx context.Context, disk drivers.Disk) error {
 	}
 	if o.Foreign {
 		o.Reason = KeepForeign
-	} else if it.times >= 2 {
+	} else if it.times >= 2 && !s.glance {
 		m.report(ctx, o, it, s.now)
 	}
 	s.found = append(s.found, o)
@@ -377,16 +386,12 @@ func (m *Manager) rowOf(ctx context.Context, e evidence) (bool, error) {
 	return row.State != Gone && (name == "" || row.Name == name), nil
 }
 
-// Orphans implements Operator. It asks no cloud, so that it answers also when
-// none does.
+// Orphans implements Operator. Of what is swept here it asks no cloud, so that
+// it answers also when none does.
 func (m *Manager) Orphans(ctx context.Context) (OrphanReport, error) {
 	out := OrphanReport{Unopened: slices.Clone(m.unopened)}
 	for _, key := range slices.Sorted(maps.Keys(m.scopes)) {
-		sc := m.scopes[key]
-		sc.mu.Lock()
-		r := sc.report
-		sc.mu.Unlock()
-		r.Scope = key
+		r := m.reportOf(ctx, m.scopes[key])
 		out.Scopes = append(out.Scopes, r.ScopeStatus)
 		for _, o := range r.strangers {
 			if o.Disk {

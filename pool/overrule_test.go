@@ -2,11 +2,14 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
@@ -105,6 +108,55 @@ func TestACallersDestroyAtAnotherReplicaWaitsForTheCallUnderWay(t *testing.T) {
 		f.until(time.Minute, "end of the machine", func() bool { return len(f.live()) == 0 })
 		if n := broken.Load(); n != 0 {
 			t.Errorf("%d creations broken off by a caller", n)
+		}
+	})
+}
+
+// What the holder's sweep finds is seen at every replica, also by one that has
+// swept before and does not any more; looking changes nothing.
+func TestOrphansAreListedAtAnyReplica(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		a, b := f.start("a"), f.start("b")
+		f.warm(2)
+		d, err := noop.New(drivers.Options{Pool: "p", Config: &noop.Config{}, DataDir: "/bubble", Log: slog.New(slog.DiscardHandler)}, noop.Setup{World: f.world})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref, err := d.Create(t.Context(), drivers.Spec{Name: "stranger", Tags: drivers.Tags{
+			Controller: "somebody", Pool: "p", Instance: "x", Kind: string(pool.Build), Created: time.Now(),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		listed := func(r *replica) {
+			t.Helper()
+			for range 3 { // however often it is looked at
+				report, err := r.m.Orphans(t.Context())
+				if err != nil || len(report.Machines) != 1 || report.Machines[0].Name != "stranger" || report.Machines[0].Reason != pool.KeepForeign {
+					t.Fatalf("at %s: %+v, %v", r.name, report.Machines, err)
+				}
+				if s := report.Scopes; len(s) != 1 || s[0].Listed.IsZero() || !s[0].Complete || s[0].Problem != "" {
+					t.Errorf("at %s the account is %+v", r.name, s)
+				}
+			}
+		}
+		listed(a)
+		listed(b)
+		a.dead.Store(true) // it loses the pool and goes on
+		f.until(15*time.Second, "takeover", func() bool { return f.holder("p") == "b" })
+		a.dead.Store(false)
+		pass(time.Minute)
+		listed(a)
+		listed(b)
+		if err := errors.Join(d.Destroy(t.Context(), []drivers.Ref{ref}, drivers.DestroyOptions{})...); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		for _, r := range []*replica{a, b} {
+			if report, err := r.m.Orphans(t.Context()); err != nil || len(report.Machines) != 0 {
+				t.Errorf("at %s when it is gone: %+v, %v", r.name, report.Machines, err)
+			}
 		}
 	})
 }

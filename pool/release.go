@@ -16,7 +16,7 @@ func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	now := m.stamp()
 	ended, err := m.endLease(ctx, Ending{
 		Lease: LeaseKey{ID: r.Lease}, Instance: r.Instance, Disks: r.Disks,
-		Reason: "released", Detail: "destroyed by its caller",
+		Reason: string(ReasonReleased), Detail: "destroyed by its caller",
 		Tombstone: now.Add(m.t.Tombstone), Now: now,
 	})
 	if err != nil {

@@ -387,6 +387,26 @@ const reasonAbandoned = "abandoned"
 
 var errAbandoned = errors.New("every caller of this setup has gone")
 
+// overtakenGrace is how long a setup that was read after its own destroy is
+// kept for its caller: one that did come back to a stage that it had ended does
+// so at once.
+const overtakenGrace = 2 * time.Second
+
+// grace is how long what was done for callers who have gone is kept for them.
+// A runner that was stopped, or a network that stood still, hands over setups
+// that were given up long ago, with the destroys that followed already carried
+// out elsewhere. Each is a new generation of its lease then, and a hundred of
+// them would keep a pool from everybody for as long as a caller is waited for.
+func (s *setup) grace(ctx context.Context) time.Duration {
+	if s.lease.Generation > 1 {
+		before, err := s.m.store.LeaseAt(ctx, LeaseKey{ID: s.lease.ID, Generation: s.lease.Generation - 1})
+		if err == nil && before.State == LeaseEnded && before.Reason == string(ReasonReleased) && s.lease.Arrived.Sub(before.Ended) < s.m.t.Tombstone {
+			return min(overtakenGrace, s.m.t.Grace)
+		}
+	}
+	return s.m.t.Grace
+}
+
 // deserted returns at once while somebody waits for the answer; when nobody
 // does, it waits for the grace period that somebody returns, and then undoes
 // what was done.
@@ -395,12 +415,13 @@ func (s *setup) deserted(ctx context.Context) error {
 		return nil
 	}
 	m := s.m
+	keep := s.grace(ctx)
 	now := m.stamp()
 	// If this process dies meanwhile, the worker of the next one ends it.
-	if err := m.store.Unwait(ctx, s.lease.Key(), m.incarnation, now.Add(m.t.Grace), now); err != nil && !errors.Is(err, ErrConflict) {
+	if err := m.store.Unwait(ctx, s.lease.Key(), m.incarnation, now.Add(keep), now); err != nil && !errors.Is(err, ErrConflict) {
 		return fmt.Errorf("setup %s: %w", s.lease.ID, err)
 	}
-	grace := time.NewTimer(m.t.Grace)
+	grace := time.NewTimer(keep)
 	defer grace.Stop()
 	for s.k.waiting() == 0 {
 		select {

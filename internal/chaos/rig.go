@@ -190,7 +190,8 @@ func (r *rig) rest(ctx context.Context, when string, loads ...*load) error {
 
 // late ends what setups have made that were read after the destroy that had
 // overtaken them. Their callers went away, so the runner ends them too, after
-// two minutes; callers that clean up do not wait so long.
+// two seconds or, if it was killed meanwhile, minutes; callers that clean up do
+// not wait so long.
 func (r *rig) late(ctx context.Context) error {
 	for range 3 {
 		rows, err := r.tables.Read(ctx, time.Now())
