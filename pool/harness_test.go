@@ -39,6 +39,8 @@ type engine struct {
 	limits pool.Timeouts
 	// cpus makes the driver one that can pause; nil: it cannot.
 	cpus *cpus
+	// disks makes the driver one whose gitspaces have disks; nil: it has none.
+	disks *shelf
 	// witness and uptime are the engine's; old makes its agents existing ones.
 	witness pool.Witness
 	now     func() time.Time
@@ -169,8 +171,11 @@ func (e *engine) run() {
 				return pool.Opened{}, err
 			}
 			var driver drivers.Driver = d
-			if e.cpus != nil {
+			switch {
+			case e.cpus != nil:
 				driver = pauser{d, e.cpus}
+			case e.disks != nil:
+				driver = diskKeeper{d, e.disks}
 			}
 			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: true}, nil
 		},
