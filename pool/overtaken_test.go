@@ -95,3 +95,59 @@ func TestACallerWhoHungUpIsWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+// lateIntents is a store whose answer to an intent comes late: what was written
+// can be seen, and undone, before who wrote it knows.
+type lateIntents struct {
+	pool.Store
+	written chan pool.Instance
+	goOn    chan struct{}
+}
+
+func (s *lateIntents) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	inst, err := s.Store.Intend(ctx, in)
+	if err == nil {
+		s.written <- inst
+		<-s.goOn
+	}
+	return inst, err
+}
+
+// A creation is begun on the row as it is then: a destroy that came between the
+// intent and the creation has ended it, and nothing is made that no row
+// describes.
+func TestNothingIsMadeOnTheWordOfAnIntentThatWasUndone(t *testing.T) {
+	for _, who := range []string{"its caller", "an operator"} {
+		t.Run("undone by "+who, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, e *engine) {
+				st := &lateIntents{Store: e.store, written: make(chan pool.Instance), goOn: make(chan struct{})}
+				e.store = st
+				e.pools[0] = poolSpec{name: "p", max: 4}
+				e.start()
+				answer := make(chan error, 1)
+				go func() {
+					_, err := e.m.Setup(t.Context(), e.request("s"))
+					answer <- err
+				}()
+				inst := <-st.written
+				if who == "its caller" {
+					e.destroy("s")
+				} else if _, err := e.m.DestroyInstance(t.Context(), inst.Name, pool.DestroyOrder{Force: true}); err != nil {
+					t.Fatal(err)
+				}
+				pass(time.Second)
+				if row := e.instance(inst.ID); row.State != pool.Gone {
+					t.Fatalf("it is %s", row.State)
+				}
+				st.goOn <- struct{}{}
+				if err := <-answer; err == nil {
+					t.Error("answered with a machine that was destroyed")
+				}
+				pass(time.Second)
+				if made := e.world.Made(); len(made) != 0 {
+					t.Errorf("made %v, which no row describes", made)
+				}
+			})
+		})
+	}
+}

@@ -189,7 +189,7 @@ func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
 	switch {
 	case err == nil:
 		m.hub.notify(leaseKey(l.ID))
-		m.work.launch(m, inst)
+		m.work.dispatch(m, inst)
 		return nil
 	case errors.Is(err, ErrLimit), errors.Is(err, ErrConflict), errors.Is(err, ErrRetired):
 		return nil // somebody else was first: the next pass sees what is left
@@ -211,7 +211,7 @@ func (m *Manager) planMore(ctx context.Context, rt *runtime, a action) error {
 			return nil
 		}
 		if err == nil {
-			m.work.launch(m, inst)
+			m.work.dispatch(m, inst)
 		}
 		return err
 	})...)

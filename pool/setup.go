@@ -484,7 +484,7 @@ func (s *setup) coldStart(ctx context.Context) error {
 			s.how = "cold"
 			s.lease.State, s.lease.Pool, s.lease.InstanceID = LeaseStarting, inst.Pool, inst.ID
 			s.inst = &inst
-			m.work.launch(m, inst)
+			m.work.dispatch(m, inst)
 			return nil
 		case errors.Is(err, ErrLimit), errors.Is(err, ErrClosed), errors.Is(err, ErrRetired):
 			closed, ok := errors.AsType[*ClosedError](err)

@@ -50,16 +50,11 @@ func (w *worker) remind(d time.Time) {
 }
 
 // dispatch has an instance looked at now, or once more when the present look
-// is over; where another replica has the pool, that one is told. The row is read anew when its turn has come: whoever asked may have
-// read it before somebody else was done with it, and creating a machine on the
-// word of an old row would make one that no row describes.
-func (w *worker) dispatch(m *Manager, inst Instance) { w.begin(m, inst, false) }
-
-// launch begins the work on a row that was written just now by this process:
-// nobody can have changed it.
-func (w *worker) launch(m *Manager, inst Instance) { w.begin(m, inst, true) }
-
-func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
+// is over; where another replica has the pool, that one is told. The row is read
+// anew when its turn has come: whoever asked may have read it, or written it,
+// before somebody else was done with it, and creating a machine on the word of
+// an old row would make one that no row describes.
+func (w *worker) dispatch(m *Manager, inst Instance) {
 	rt := m.runtimeOf(inst)
 	if rt == nil {
 		return
@@ -84,9 +79,8 @@ func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 			w.mu.Lock()
 			t.cancel = cancel
 			w.mu.Unlock()
-			w.look(look, m, rt, inst, fresh)
+			w.look(look, m, rt, inst)
 			cancel(nil)
-			fresh = false
 			w.mu.Lock()
 			if !t.again || ctx.Err() != nil {
 				delete(w.busy, inst.ID)
@@ -105,11 +99,8 @@ func (w *worker) begin(m *Manager, inst Instance, fresh bool) {
 }
 
 // look takes an instance as far as it goes, once.
-func (w *worker) look(ctx context.Context, m *Manager, rt *runtime, inst Instance, fresh bool) {
-	row, err := inst, error(nil)
-	if !fresh {
-		row, err = m.store.Instance(ctx, inst.ID)
-	}
+func (w *worker) look(ctx context.Context, m *Manager, rt *runtime, inst Instance) {
+	row, err := m.store.Instance(ctx, inst.ID)
 	switch {
 	case err == nil:
 		m.advance(ctx, rt, row)
