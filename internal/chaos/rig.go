@@ -216,14 +216,19 @@ func (r *rig) late(ctx context.Context) error {
 	return nil
 }
 
-// since is how far back audits read final rows.
+// answerTakes is how much later than its row says a caller may have heard of a
+// stage's end.
+const answerTakes = time.Minute
+
+// since is how far back audits read final rows: further than callers remember,
+// who heard of each end after it was written.
 func (r *rig) since() time.Time {
 	if r.o.Memory <= 0 {
 		return time.Time{}
 	}
 	cut := time.Now().Add(-r.o.Memory)
 	r.ledger.Forget(cut)
-	return cut
+	return cut.Add(-answerTakes)
 }
 
 // look gathers the evidence in the order that makes it one.
