@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
@@ -69,23 +71,30 @@ func benchmarkCycle(b *testing.B, size, clients int) {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
+	cycle := func(n int) error {
+		id := fmt.Sprintf("s%d", n)
+		if _, err := m.Setup(ctx, pool.SetupRequest{ID: id, Kind: pool.Build, Pools: []string{"p"}, Body: json.RawMessage(`{}`)}); err != nil {
+			return err
+		}
+		return m.Destroy(ctx, pool.DestroyRequest{Lease: id})
+	}
 	var n atomic.Int64
-	b.SetParallelism(clients)
+	var g errgroup.Group
 	b.ResetTimer()
 	begun := time.Now()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			id := fmt.Sprintf("s%d", n.Add(1))
-			if _, err := m.Setup(ctx, pool.SetupRequest{ID: id, Kind: pool.Build, Pools: []string{"p"}, Body: json.RawMessage(`{}`)}); err != nil {
-				b.Error(err)
-				return
+	for range clients {
+		g.Go(func() error {
+			for i := int(n.Add(1)); i <= b.N; i = int(n.Add(1)) {
+				if err := cycle(i); err != nil {
+					return err
+				}
 			}
-			if err := m.Destroy(ctx, pool.DestroyRequest{Lease: id}); err != nil {
-				b.Error(err)
-				return
-			}
-		}
-	})
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		b.Fatal(err)
+	}
 	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "cycles/s")
 }
 

@@ -54,9 +54,11 @@ func NewIdentity(instanceID, hostname, serverName string, addrs []net.IP, now ti
 }
 
 func newIdentity(instanceID, hostname, serverName string, addrs []net.IP, now time.Time, validity time.Duration) (drivers.Identity, error) {
-	notBefore, notAfter := now.Add(-clockSlack).UTC(), now.Add(validity).UTC()
-
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return drivers.Identity{}, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return drivers.Identity{}, err
 	}
@@ -64,44 +66,39 @@ func newIdentity(instanceID, hostname, serverName string, addrs []net.IP, now ti
 	if err != nil {
 		return drivers.Identity{}, err
 	}
-	ca := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: commonName("machine CA " + instanceID)},
-		NotBefore:             notBefore,
-		NotAfter:              notAfter,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		SubjectKeyId:          caKeyID,
+	named, err := subjectKeyID(caKeyID)
+	if err != nil {
+		return drivers.Identity{}, err
 	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	from, err := authorityKeyID(caKeyID)
+	if err != nil {
+		return drivers.Identity{}, err
+	}
+	dns := serverName
+	if ip := net.ParseIP(serverName); ip != nil {
+		dns, addrs = "", append([]net.IP{ip}, addrs...)
+	}
+	names, err := altNames(dns, addrs)
 	if err != nil {
 		return drivers.Identity{}, err
 	}
 
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca := certificate{
+		serial: serial(), key: &caKey.PublicKey, notBefore: now.Add(-clockSlack), notAfter: now.Add(validity),
+		extensions: []pkix.Extension{signsCertificates, isAuthority, named},
+	}
+	ca.subject = commonName("machine CA " + instanceID)
+	ca.issuer = ca.subject
+	leaf := certificate{
+		serial: serial(), key: &key.PublicKey, notBefore: ca.notBefore, notAfter: ca.notAfter,
+		issuer: ca.subject, subject: commonName("machine " + instanceID),
+		extensions: []pkix.Extension{signsOnly, bothRoles, isNoAuthority, from, names},
+	}
+	caDER, err := ca.signedBy(caKey)
 	if err != nil {
 		return drivers.Identity{}, err
 	}
-	leaf := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: commonName("machine " + instanceID)},
-		NotBefore:             notBefore,
-		NotAfter:              notAfter,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses:           addrs,
-	}
-	if ip := net.ParseIP(serverName); ip != nil {
-		leaf.IPAddresses = append([]net.IP{ip}, addrs...)
-	} else {
-		leaf.DNSNames = []string{serverName}
-	}
-	// The template of the CA serves as the parent: only its subject and key id
-	// are looked at, and parsing what was just made would cost more than it tells.
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	der, err := leaf.signedBy(caKey)
 	if err != nil {
 		return drivers.Identity{}, err
 	}
