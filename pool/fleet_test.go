@@ -60,6 +60,17 @@ var errDeadReplica = errors.New("this replica was killed")
 
 func inFleet(t *testing.T, run func(t *testing.T, f *fleet)) {
 	t.Helper()
+	inFleetOn(t, sharedSQLite, run)
+}
+
+// sharedSQLite is a store that several engines of one process share.
+func sharedSQLite(t *testing.T, dir string, sealer *store.Sealer) (pool.Store, error) {
+	return sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(dir, "db"), Seal: sealer, Sync: sqlite.SyncOff})
+}
+
+// inFleetOn is inFleet on the store that open opens inside the bubble.
+func inFleetOn(t *testing.T, open func(t *testing.T, dir string, sealer *store.Sealer) (pool.Store, error), run func(t *testing.T, f *fleet)) {
+	t.Helper()
 	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -67,7 +78,7 @@ func inFleet(t *testing.T, run func(t *testing.T, f *fleet)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(dir, "db"), Seal: sealer, Sync: sqlite.SyncOff})
+		st, err := open(t, dir, sealer)
 		if err != nil {
 			t.Fatal(err)
 		}
