@@ -267,6 +267,41 @@ func (b *backend) once(ctx context.Context, run func(context.Context, core.Tx) e
 	return out
 }
 
+// Trip implements core.Tripper: the server takes statements that are sent
+// together for one transaction.
+func (b *backend) Trip(ctx context.Context, dest []any, calls ...core.Call) (found bool, err error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.closed {
+		return false, errClosed
+	}
+	batch := &pgx.Batch{}
+	var last *pgx.QueuedQuery
+	for _, c := range calls {
+		text := c.Text
+		if text == "" {
+			text = b.text[c.Stmt]
+		}
+		last = batch.Queue(text, c.Args...)
+	}
+	last.Query(func(rows pgx.Rows) error {
+		if found = rows.Next(); found {
+			return rows.Scan(dest...)
+		}
+		return rows.Err()
+	})
+	conn, err := b.db.Conn(ctx)
+	if err != nil {
+		return false, b.outcome(ctx, err)
+	}
+	defer conn.Close()
+	err = conn.Raw(func(c any) error { return c.(*stdlib.Conn).Conn().SendBatch(ctx, batch).Close() })
+	if raced(err) || pgconn.SafeToRetry(err) {
+		return false, core.ErrRaced
+	}
+	return found && err == nil, b.outcome(ctx, err)
+}
+
 // Read runs op on one state of the database.
 func (b *backend) Read(ctx context.Context, run func(context.Context, core.Tx) error) error {
 	b.mu.RLock()

@@ -20,18 +20,8 @@ func (s *Store) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) 
 	if err := checkArrival(a); err != nil {
 		return pool.Grant{}, fmt.Errorf("arrive %q: %w", a.ID, err)
 	}
-	var g pool.Grant
-	done := false
-	err := s.write(ctx, func(ctx context.Context, t txn) (err error) {
-		if done = !t.Shared(); done {
-			g, err = t.arrive(ctx, a)
-		} else {
-			g, done, err = t.arriveAtOnce(ctx, a)
-		}
-		return err
-	})
+	g, done, err := s.arriveAtOnce(ctx, a)
 	if err == nil && !done {
-		// In a transaction of its own: from here on pools are locked first.
 		err = s.write(ctx, func(ctx context.Context, t txn) (err error) {
 			g, err = t.arrive(ctx, a)
 			return err

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
@@ -27,37 +28,43 @@ var ArriveAtOnce = `WITH taken AS (` +
 	0, CAST($9 AS BIGINT), CAST($16 AS BIGINT), 0 FROM taken RETURNING seq)
 	SELECT begun.seq, taken.* FROM taken, begun`
 
-// arriveAtOnce tries each choice in one statement. done is false if it is for
-// arrive to answer.
-func (t txn) arriveAtOnce(ctx context.Context, a pool.Arrival) (g pool.Grant, done bool, err error) {
-	if a.NoClaim || a.Waiter == "" {
+// arriveAtOnce tries each choice in one trip, where a trip is what costs. done
+// is false if it is for arrive to answer. Nothing is fenced there: requests
+// are not.
+func (s *Store) arriveAtOnce(ctx context.Context, a pool.Arrival) (g pool.Grant, done bool, err error) {
+	b, ok := s.b.(Tripper)
+	if !ok || s.hold != (pool.Hold{}) || a.NoClaim || a.Waiter == "" {
 		return pool.Grant{}, false, nil
 	}
 	l, err := begun(a, 1)
 	if err != nil {
 		return pool.Grant{}, false, err
 	}
-	buried := ""
-	if l.Kind != pool.Gitspace {
-		buried = l.ID
-		if err := t.lockID(ctx, buried); err != nil {
-			return pool.Grant{}, false, err
-		}
-	}
 	now, due := cut(a.Now), cut(a.LeaseDue)
 	for _, c := range l.Choices {
-		var i instance
-		rows, err := t.QueryText(ctx, ArriveAtOnce, ms(now), ms(due), l.ID, l.Generation, string(l.Kind),
-			c.Pool, c.Shape, c.Zone, l.needUntil, buried,
-			l.Waiter, l.want, l.choices, ms(l.WaitUntil), l.Digest, l.startMS)
-		found, err := first(rows, err, append([]any{&l.Seq}, i.fields()...))
-		if err != nil {
-			return pool.Grant{}, false, err
+		buried := ""
+		var calls []Call
+		if l.Kind != pool.Gitspace {
+			// As in lockID, and the claim that follows sees what was committed
+			// before the lock was had.
+			buried = l.ID
+			calls = append(calls, Call{Stmt: LockID, Args: []any{buried}})
 		}
-		if found {
+		calls = append(calls, Call{Text: ArriveAtOnce, Args: []any{
+			ms(now), ms(due), l.ID, l.Generation, string(l.Kind), c.Pool, c.Shape, c.Zone, l.needUntil, buried,
+			l.Waiter, l.want, l.choices, ms(l.WaitUntil), l.Digest, l.startMS,
+		}})
+		var i instance
+		found, err := b.Trip(ctx, append([]any{&l.Seq}, i.fields()...), calls...)
+		switch {
+		case errors.Is(err, ErrRaced):
+			return pool.Grant{}, false, nil
+		case err != nil:
+			return pool.Grant{}, false, err
+		case found:
 			l.start(&i, now, due)
 			l.Generation = i.LeaseGeneration
-			return grant(l, &i, true), true, t.open(&i)
+			return grant(l, &i, true), true, txn{seal: s.seal}.open(&i)
 		}
 	}
 	return pool.Grant{}, false, nil

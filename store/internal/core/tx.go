@@ -44,6 +44,25 @@ type Backend interface {
 	Close() error
 }
 
+// Tripper is implemented by backends that are a network away from their
+// database.
+type Tripper interface {
+	// Trip runs statements as one transaction that costs one trip to the
+	// database and back, and is durable when Trip returns nil. Each of them sees
+	// what was committed before it begins. The first row of the last goes into
+	// dest; found is false if there is none. A transaction that lost a race, or
+	// did not reach the database, is ErrRaced and has changed nothing.
+	Trip(ctx context.Context, dest []any, calls ...Call) (found bool, err error)
+}
+
+// Call is a statement, by its name or if it has none by its text, and its
+// parameters.
+type Call struct {
+	Stmt Stmt
+	Text string
+	Args []any
+}
+
 // Kept is a failure whose transaction is committed all the same: the refusal
 // itself is part of the story.
 type Kept struct{ Err error }
