@@ -13,8 +13,9 @@ import (
 const (
 	// plannerTick is how often a pool is looked at without a reason.
 	plannerTick = 10 * time.Second
-	// plannerGap is the least time between two passes: under load one pass
-	// serves many claims. A claim after a quiet moment is served at once.
+	// plannerGap is the least time between the beginnings of two passes: under
+	// load one pass serves many claims. A claim after a quiet moment is served
+	// at once.
 	plannerGap = 5 * time.Millisecond
 	// planWaiters bounds the waiting leases one pass looks at.
 	planWaiters = 64
@@ -44,11 +45,11 @@ func (m *Manager) runPlanner(ctx context.Context, rt *runtime) {
 			return
 		case <-gap.C:
 		}
+		gap.Reset(plannerGap)
 		next, err := m.planPool(ctx, rt)
 		if err != nil && ctx.Err() == nil {
 			m.log.Error("pool not planned", "pool", rt.cfg.Name, "err", err)
 		}
-		gap.Reset(plannerGap)
 		if !next.IsZero() {
 			retry.Reset(max(0, next.Sub(m.now())) + time.Millisecond)
 		}
