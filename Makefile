@@ -27,7 +27,7 @@ check: ## what needs no installing: vet, format, staticcheck, tree checks, go.mo
 race: ## unit tests with the race detector
 	go test -race -shuffle=on $(PKG)
 
-bench: ## measure, and write docs/performance.md
+bench: ## measure, and write docs/performance.md: COUNT=10 for benchstat, ONLY=engine prints what needs no VM
 	@scripts/bench.sh
 
 fuzz: ## fuzz every parser for FUZZTIME each (30s)

@@ -1,31 +1,111 @@
 #!/usr/bin/env bash
-# make bench: measures the built program and writes docs/performance.md.
+# make bench: measures and writes docs/performance.md. ONLY=engine measures what
+# needs no virtual machine and prints it instead. COUNT=n has each benchmark run
+# n times, for benchstat; once is enough to look. Leave the host alone meanwhile.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
+count=${COUNT:-1}
+only=${ONLY:-}
+[ -z "$only" ] || [ "$only" = engine ] || die "ONLY=$only is not known; leave it out, or say ONLY=engine"
 need_go
 mkdir -p .run
-packages=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils xz=xz-utils)
+
+need=(initdb=postgresql)
+[ -n "$only" ] || need+=("$qemu_program=$qemu_package" qemu-img=qemu-utils xz=xz-utils)
+packages=$(missing "${need[@]}")
 # shellcheck disable=SC2086 # one word per package
 install $packages
 scripts/build.sh
+pg=$(mktemp -d "${TMPDIR:-/tmp}/runner-pg.XXXXXX")
+trap 'scripts/postgres.sh stop "$pg"' EXIT
+dsn=$(scripts/postgres.sh durable "$pg")
+chmod 755 "$pg"
+
+# program PATTERN FILE measures the built program from outside.
+program() { BENCH_OUT=$PWD/$2 go test -tags bench -run "$1" -count=1 -timeout 30m ./cmd/drone-runner-aws; }
+
+# benchmarks PACKAGE PATTERN TIME runs benchmarks and keeps their lines. What is
+# left out by the patterns takes minutes: the store's rows by size fill tables of
+# 100,000 rows (go test ./store/sqlite -bench size).
+benchmarks() {
+	go test -run '^$' -bench "$2" -benchtime "${BENCHTIME:-$3}" -count "$count" -timeout 60m "$1" | tee -a .run/benchmarks.raw |
+		grep -E '^(goos|goarch|pkg|cpu|Benchmark)' >>.run/benchmarks.txt
+}
+parts() {
+	rm -f .run/benchmarks.raw .run/benchmarks.txt
+	benchmarks ./pool . 2s
+	benchmarks ./server . 1s
+	benchmarks ./store/sqlite 'Store/(claim|cycle|open)' 2s
+	# Their machines are made first, by transactions of their own.
+	TEST_POSTGRES_DSN=$dsn benchmarks ./store/postgres 'Store/claim' 3000x
+	TEST_POSTGRES_DSN=$dsn benchmarks ./store/postgres 'Store/cycle' 1000x
+	TEST_POSTGRES_DSN=$dsn benchmarks ./store/postgres 'Store/open/rate=1000$' 1x
+}
+
+# goal WHAT GOAL PACKAGE BENCHMARK UNIT prints a row of the table of goals: the
+# median and the ends of all runs of a benchmark.
+goal() {
+	awk -v pkg="$3" -v name="$4" -v unit="$5" '
+		$1 == "pkg:" { here = $2 ~ "/" pkg "$" }
+		here && $1 ~ "^Benchmark" name "(-[0-9]+)?$" { for (i = 3; i < NF; i += 2) if ($(i + 1) == unit) print $i }
+	' .run/benchmarks.txt | sort -g | awk -v what="$1" -v goal="$2" '
+		{ v[NR] = $1 }
+		END {
+			if (NR) printf "| %s | %s | %s | %s to %s | %d |\n", what, goal, v[int((NR + 1) / 2)], v[1], v[NR], NR
+			else printf "| %s | %s | not measured | | 0 |\n", what, goal
+		}'
+}
+goals() {
+	local n
+	printf '| what | goal | median | from, to | runs |\n|---|---|---|---|---|\n'
+	for n in 10 100 1000; do
+		goal "cycles a second of the engine, $n warm, 64 clients" "at least 1,000" pool "Cycle/pool=$n/clients=64" cycles/s
+	done
+	goal "durable claims a second, SQLite, 64 claimers" "at least 10,000" sqlite Store/claim/claimers=64 claims/s
+	goal "p99 at 5,000 claims a second, SQLite, ms" "at most 5" sqlite Store/open/rate=5000 p99-ms
+	goal "p99 at 1,000 claims a second, Postgres over loopback with fsync, ms" "at most 10" postgres Store/open/rate=1000 p99-ms
+	for n in 10 1000; do
+		goal "claim to the intent of its refill, $n warm, worst of a run, µs" "at most 50,000" pool "RefillAfterClaim/pool=$n" µs-worst
+	done
+	goal "plan of 10,000 machines, ns" "at most 1,000,000" pool Plan/machines=10000/ordinary ns/op
+	goal "plan of 10,000 machines, all missing, ns" "at most 1,000,000" pool Plan/machines=10000/all_missing ns/op
+}
+
+table() {
+	printf '\n## Goals\n\nEach benchmark was run %d times; one run of an open loop lasts two seconds.\n\n' "$count"
+	goals
+	printf '\n## The parts\n\nBenchmarks beside the code.'
+	if [ "$count" -gt 1 ]; then
+		printf ' By benchstat, over %d runs each.\n\n```\n' "$count"
+		go tool benchstat .run/benchmarks.txt
+	else
+		printf ' `make bench COUNT=10` has them run ten times; compare two revisions with `go tool benchstat`.\n\n```\n'
+		grep -E '^(pkg|Benchmark)' .run/benchmarks.txt
+	fi
+	printf '```\n'
+}
+
+if [ -n "$only" ]; then
+	say "Measuring the program"
+	program '^TestBench$/^(memory|throughput|open_loop)$' .run/performance.md
+	say "Measuring the parts"
+	parts
+	cat .run/performance.md
+	table
+	exit
+fi
 [ -e .run/images/tiny/manifest.json ] || image_lists
 bin/drone-runner-aws image build tiny --data-dir .run --agent bin/runner-agent
-say "Measuring the program (some minutes; leave the host alone meanwhile)"
-BENCH_OUT=$PWD/.run/performance.md go test -tags bench -run '^TestBench$' -count=1 -timeout 30m ./cmd/drone-runner-aws
+say "Measuring the program (some minutes)"
+program '^TestBench$' .run/performance.md
 say "A hundred thousand leases in fake time"
 many=$(go test ./pool -run '^TestManyLeasesLeaveNothingBehind$' -leases=100000 -count=1 -v -timeout 60m | sed -n 's/.*scale_test.go:[0-9]*: //p')
 say "Measuring the parts"
-# The store's rows by size make 100,000 rows each time and take minutes: run
-# them by themselves (go test ./store/sqlite -bench size).
-{
-	go test -run '^$' -bench . ${BENCHTIME:+-benchtime=$BENCHTIME} ./pool ./server
-	go test -run '^$' -bench 'Store/(claim|cycle|open)' -benchtime "${BENCHTIME:-2s}" ./store/sqlite
-} | grep -E '^(pkg|Benchmark)' >.run/benchmarks.txt
+parts
 {
 	cat .run/performance.md
 	printf '\n## Many leases\n\nIn fake time, one engine, after a tenth of them and at the end: %s.\n' "$many"
-	printf '\n## The parts\n\nBenchmarks beside the code; compare two revisions with `go tool benchstat`.\n\n```\n'
-	cat .run/benchmarks.txt
-	printf '```\n'
-} >docs/performance.md
+	table
+} >docs/performance.md.new
+mv docs/performance.md.new docs/performance.md
 say "Written: docs/performance.md"
