@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base32"
 	"encoding/pem"
 	"errors"
@@ -66,14 +65,6 @@ func newIdentity(instanceID, hostname, serverName string, addrs []net.IP, now ti
 	if err != nil {
 		return drivers.Identity{}, err
 	}
-	named, err := subjectKeyID(caKeyID)
-	if err != nil {
-		return drivers.Identity{}, err
-	}
-	from, err := authorityKeyID(caKeyID)
-	if err != nil {
-		return drivers.Identity{}, err
-	}
 	dns := serverName
 	if ip := net.ParseIP(serverName); ip != nil {
 		dns, addrs = "", append([]net.IP{ip}, addrs...)
@@ -85,14 +76,14 @@ func newIdentity(instanceID, hostname, serverName string, addrs []net.IP, now ti
 
 	ca := certificate{
 		serial: serial(), key: &caKey.PublicKey, notBefore: now.Add(-clockSlack), notAfter: now.Add(validity),
-		extensions: []pkix.Extension{signsCertificates, isAuthority, named},
+		extensions: [][]byte{signsCertificates, isAuthority, subjectKeyID(caKeyID)},
 	}
 	ca.subject = commonName("machine CA " + instanceID)
 	ca.issuer = ca.subject
 	leaf := certificate{
 		serial: serial(), key: &key.PublicKey, notBefore: ca.notBefore, notAfter: ca.notAfter,
 		issuer: ca.subject, subject: commonName("machine " + instanceID),
-		extensions: []pkix.Extension{signsOnly, bothRoles, isNoAuthority, from, names},
+		extensions: [][]byte{signsOnly, bothRoles, isNoAuthority, authorityKeyID(caKeyID), names},
 	}
 	caDER, err := ca.signedBy(caKey)
 	if err != nil {
