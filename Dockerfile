@@ -7,7 +7,7 @@ RUN go mod download
 COPY . .
 ARG VERSION=development
 RUN go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/drone-runner-aws ./cmd/drone-runner-aws \
- && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/runner-agent ./cmd/runner-agent
+ && CGO_ENABLED=0 go build -tags urfave_cli_no_docs -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/runner-agent ./cmd/runner-agent
 
 FROM debian:bookworm-slim
 # QEMU and the tools of images are for pools of local machines. They end with

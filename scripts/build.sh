@@ -10,4 +10,6 @@ if [ -z "${CGO_ENABLED:-}" ] && ! command -v gcc >/dev/null; then
 	export CGO_ENABLED=0
 fi
 go build -trimpath -ldflags "-X main.version=$version" -o bin/drone-runner-aws ./cmd/drone-runner-aws
-CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w -X main.version=$version" -o bin/runner-agent ./cmd/runner-agent
+# Without the documentation writer of the command line's library, which compiles
+# its patterns at every start of the agent.
+CGO_ENABLED=0 GOOS=linux go build -tags urfave_cli_no_docs -trimpath -ldflags "-s -w -X main.version=$version" -o bin/runner-agent ./cmd/runner-agent

@@ -105,7 +105,7 @@ agents() {
 	for os in linux darwin windows; do
 		for arch in amd64 arm64; do
 			file=.run/agent-$os-$arch
-			CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -ldflags '-s -w' -o "$file" ./cmd/runner-agent || return 1
+			CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -tags urfave_cli_no_docs -trimpath -ldflags '-s -w' -o "$file" ./cmd/runner-agent || return 1
 			size=$(wc -c <"$file")
 			printf 'runner-agent %s/%s: %.1f MB\n' "$os" "$arch" "$(awk "BEGIN{print $size/1e6}")"
 			[ "$size" -le 12000000 ] || { say "more than 12 MB"; return 1; }

@@ -77,23 +77,30 @@ type commandLine struct {
 //	 24   1.2 to 1.4 s     47.0 MiB
 //	 64   0.8 to 1.4 s     58.9 MiB
 //
-// A machine that rehearses translates 42 MB (71,000 blocks, half of them the
-// kernel's) until it is paused, and a claim with its steps goes on using about 19 MB
-// (32,000 blocks: 18,700 the kernel's, 4,700 Go's runtime, 1,400 net/http). So
-// in less than 20 MiB every step translates anew, and in 20 the first ones do.
-// What an emulator of one such machine computed, in ms:
+// A machine that rehearses translates 42 MB (72,000 blocks of 570 bytes, half of
+// them the kernel's) until it is paused, and a claim with its steps goes on
+// using about 18 MB (31,000 blocks: 20,000 the kernel's, 4,600 Go's runtime, 1,300
+// net/http). What is left over must hold what a claim does besides, or all is
+// translated anew while somebody waits, which is what less than 24 MiB do to a
+// first step. What the emulator computed, in ms, two machines each, 18 and 20
+// MiB at a load of 26 on two cores, 22 and 24 at 20; a quiet host takes half:
 //
-//	MiB   setup       first step   later steps   own memory
-//	 16   44 to 126   237 to 376   306 to 463    39.7 MiB
-//	 20   82 to 178   130 to 335    36 to 44     44.5 MiB
-//	 24   59 to 70     32 to 56     35 to 54     49.2 MiB
+//	MiB                      setup       first step   later steps   own memory
+//	 18, rehearsed twice     198         631          99            39.7 MiB
+//	 20, rehearsed twice     178         307          69            41.8 MiB
+//	 20                      211         240          74            42.2 MiB
+//	 22, rehearsed twice     51 to 75    146 to 245   44 to 62      45.0 MiB
+//	 22                      74 to 80    160 to 247   57 to 66      44.4 MiB
+//	 24                      78 to 82    57 to 107    60 to 77      46.2 MiB
 //
-// Of the other 25 MiB 10 are QEMU's heap, 7 pages of the guest that differ from
-// the template, 4 QEMU's own relocations and 2 a huge page for a block of that
-// size (by which it should be ACPI's tables). Neither one malloc arena (0.4 MiB
-// less) nor other CPU models change memory or time; a kernel without
-// mitigations, security modules, IPv6, SMAP and five-level pages translates 3 %
-// less. Larger machines do more and get more.
+// Of the other 22 MiB 11 are QEMU's heap (3 as soon as it knows its own types,
+// and about 80 bytes for each block), 6 pages of the guest that differ from the
+// template and 5 relocations of QEMU and its libraries. Measured and found to
+// change neither memory nor time by more than a few hundredths: malloc's arenas,
+// trimming and slices, other CPU models and a CPU without ERMS, SMAP or XSAVE, a
+// kernel without mitigations, memory cgroups, audit, PSI or huge pages, Go's
+// collector off (or busier: worse).
+// Larger machines do more and get more.
 func translationMB(memoryMB int) int { return max(24, memoryMB/8) }
 
 // args builds QEMU's arguments. Nothing in them is secret or names a path in
@@ -140,7 +147,10 @@ func (c commandLine) args() []string {
 		"-serial", "chardev:con0",
 		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel),
 		"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
-		"-append", "console=" + c.arch.console + " panic=-1",
+		// Memory is not emptied a second time when the kernel hands it out: it
+		// would be written, and so copied from the template, for nothing. What
+		// runs in the machine is one lease's, and root.
+		"-append", "console=" + c.arch.console + " panic=-1 init_on_alloc=0",
 		"-netdev", network,
 		"-device", "virtio-net-pci,netdev=n0,romfile=",
 		"-device", "virtio-rng-pci",

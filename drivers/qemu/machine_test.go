@@ -106,6 +106,9 @@ func TestQEMURunsWithoutPrivileges(t *testing.T) {
 		if status["Seccomp"] != "2" || strings.Trim(status["CapEff"], "0") != "" && os.Geteuid() == 0 {
 			t.Errorf("%s: Seccomp %s, CapEff %s", ref.Name, status["Seccomp"], status["CapEff"])
 		}
+		if status["THP_enabled"] == "1" {
+			t.Errorf("%s takes huge pages", ref.Name)
+		}
 		uids[status["Uid"]] = true
 		if os.Geteuid() == 0 && !strings.HasPrefix(status["Uid"], "1900") {
 			t.Errorf("%s runs as %s", ref.Name, status["Uid"])

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,12 +41,30 @@ func spawn(binary string, args []string, uid *uint32, output *os.File, files []*
 	if uid != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: *uid, Gid: *uid, Groups: []uint32{}}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startWithoutHugePages(cmd); err != nil {
 		return 0, fmt.Errorf("start %s: %w", binary, err)
 	}
 	pid := cmd.Process.Pid
 	// Never waited for here; see children.
 	return pid, cmd.Process.Release()
+}
+
+// spawning is held while the process has huge pages switched off.
+var spawning sync.Mutex
+
+// startWithoutHugePages starts a program whose memory is all in small pages.
+// QEMU asks for huge ones for each block of memory of its own, and 2 MiB of
+// every machine would go for ACPI's tables, which take 128 KiB. Only a process
+// can switch them off, and only for itself; what it starts inherits that. So
+// for the moment of the start the runner does without them too. A kernel that
+// refuses costs memory, nothing else.
+func startWithoutHugePages(cmd *exec.Cmd) error {
+	spawning.Lock()
+	defer spawning.Unlock()
+	if unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0) == nil {
+		defer func() { _ = unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0) }() // what could be switched off can be on
+	}
+	return cmd.Start()
 }
 
 // kill ends the QEMU of a seat: it is asked to quit, then killed, and gone when

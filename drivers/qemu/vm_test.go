@@ -163,7 +163,7 @@ func buildAgent(dir string) (string, error) {
 		return agent, nil
 	}
 	agent := filepath.Join(dir, "runner-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/vm-runner/drone-runner-aws/cmd/runner-agent")
+	build := exec.Command("go", "build", "-tags=urfave_cli_no_docs", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/vm-runner/drone-runner-aws/cmd/runner-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, out)

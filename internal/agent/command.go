@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
@@ -112,7 +111,7 @@ func outputCode(entrypoint string, wanted []agentapi.Output, file string) string
 	default:
 		for _, o := range wanted {
 			value := "$" + o.Value
-			if identifier.MatchString(o.Value) {
+			if isIdentifier(o.Value) {
 				value = "${" + o.Value + "-}" // unset is empty, also under set -u
 			}
 			fmt.Fprintf(&b, "\nif command -v base64 >/dev/null 2>&1; then printf '%%s="+b64Prefix+"%%s\\n' %[1]s \"$(printf '%%s' \"%[2]s\" | base64 | tr -d '\\n')\" >> %[3]s; else printf '%%s=%%s\\n' %[1]s \"%[2]s\" >> %[3]s; fi",
@@ -122,7 +121,18 @@ func outputCode(entrypoint string, wanted []agentapi.Output, file string) string
 	return b.String()
 }
 
-var identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// isIdentifier says whether name can be a shell variable's.
+func isIdentifier(name string) bool {
+	if name == "" || '0' <= name[0] && name[0] <= '9' {
+		return false
+	}
+	for i := range len(name) {
+		if !isWord(name[i]) {
+			return false
+		}
+	}
+	return true
+}
 
 type shell int
 

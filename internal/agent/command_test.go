@@ -54,6 +54,15 @@ func TestShellIsKnownByTheEntrypoint(t *testing.T) {
 	}
 }
 
+func TestIdentifiers(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{"A": true, "_a1": true, "": false, "1a": false, "a-b": false, "a b": false, "ä": false, "a\n": false} {
+		if got := isIdentifier(name); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
+}
+
 func TestEveryOtherStepFileNameIsPlain(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{"a", "step_1-b.c", "01"} {
@@ -61,8 +70,8 @@ func TestEveryOtherStepFileNameIsPlain(t *testing.T) {
 			t.Errorf("%q became %q", id, got)
 		}
 	}
-	for _, id := range []string{"", ".hidden", "a/b", `a\b`, "a b", strings.Repeat("x", 129), "\x00"} {
-		if got := fileName(id); got == id || !plainName.MatchString(got) {
+	for _, id := range []string{"", ".hidden", "a/b", `a\b`, "a b", strings.Repeat("x", 129), "\x00", "a\n", "ä"} {
+		if got := fileName(id); got == id || !isPlainName(got) {
 			t.Errorf("%q became %q", id, got)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -108,7 +107,29 @@ func longestAt(secrets [][]byte, data []byte) (n int, undecided bool) {
 	return 0, undecided
 }
 
-var shellVariable = regexp.MustCompile(`\$\{?\w+\}?`)
+// withoutShellVariables drops $NAME and ${NAME} from s.
+func withoutShellVariables(s string) string {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '$')
+		if i < 0 {
+			b.WriteString(s)
+			return b.String()
+		}
+		rest := strings.TrimPrefix(s[i+1:], "{")
+		n := 0
+		for n < len(rest) && isWord(rest[n]) {
+			n++
+		}
+		if n == 0 { // only a dollar
+			b.WriteString(s[:i+1])
+			s = s[i+1:]
+			continue
+		}
+		b.WriteString(s[:i])
+		s = strings.TrimPrefix(rest[n:], "}")
+	}
+}
 
 // secretVariants are other spellings in which a secret turns up in logs:
 // without its quotes, as compact JSON, without shell variables, URL-encoded.
@@ -117,7 +138,7 @@ func secretVariants(secrets []string) []string {
 	for _, s := range secrets {
 		out = append(out, s)
 		trimmed := strings.TrimSpace(s)
-		out = append(out, strings.Trim(trimmed, `"'`), shellVariable.ReplaceAllString(trimmed, ""), url.QueryEscape(trimmed))
+		out = append(out, strings.Trim(trimmed, `"'`), withoutShellVariables(trimmed), url.QueryEscape(trimmed))
 		var compact bytes.Buffer
 		if json.Compact(&compact, []byte(trimmed)) == nil {
 			out = append(out, compact.String())

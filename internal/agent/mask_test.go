@@ -152,6 +152,28 @@ func TestSecretVariants(t *testing.T) {
 	}
 }
 
+func TestShellVariablesAreDropped(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"":                "",
+		"plain":           "plain",
+		"$A":              "",
+		"pre$VAR-post":    "pre-post",
+		"a${B_1}c":        "ac",
+		"a${B c":          "a c",
+		"$A}b":            "b",
+		"cost $ 5, $, ${": "cost $ 5, $, ${",
+		"${}":             "${}",
+		"$$A":             "$",
+		"$A$B":            "",
+		"$1é":             "é",
+	} {
+		if got := withoutShellVariables(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
+
 func FuzzMasker(f *testing.F) {
 	f.Add("hunter2\nhunter", []byte("my hunter2 is hunte"), uint8(3))
 	f.Add("aa\naab", []byte("aaabaaab"), uint8(1))
