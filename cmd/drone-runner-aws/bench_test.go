@@ -349,8 +349,8 @@ A pool of two machines of the image tiny, 128 MiB each; %d setups one after the 
 | memory of a paused warm machine, private to it | %d MiB | %d MiB | %d |
 
 A paused machine is meant to take no more than 40 MB, and takes more: 24 MiB are code translated for the emulator, of which a claim
-and its steps use 18 again. With 18 MiB a machine took 39.7 MiB and the first step after a claim half a second more; the
-measurements are with `+"`"+`translationMB`+"`"+` in `+"`"+`drivers/qemu/arguments.go`+"`"+`. The memory is what a process has for itself; pages of the
+and its steps use 18 again. One machine with 18 MiB took 39.7 MiB, and its first step after a claim cost the emulator 631 ms, where
+two with 24 took 57 and 107 on a host somewhat less busy; see `+"`"+`translationMB`+"`"+` in `+"`"+`drivers/qemu/arguments.go`+"`"+`. The memory is what a process has for itself; pages of the
 template that only one machine happens to have mapped are counted too, though the template has them anyway.
 `, rounds, ms(first), ms(p(again, 50)), ms(p(clones, 50)), ms(p(clones, 99)), len(clones), ms(p(setups, 50)), ms(p(setups, 99)), len(setups),
 		ms(p(steps, 50)), ms(p(steps, 99)), len(steps), median(resident), slices.Max(append(resident, 0)), len(resident))

@@ -82,8 +82,9 @@ type commandLine struct {
 // using about 18 MB (31,000 blocks: 20,000 the kernel's, 4,600 Go's runtime, 1,300
 // net/http). What is left over must hold what a claim does besides, or all is
 // translated anew while somebody waits, which is what less than 24 MiB do to a
-// first step. What the emulator computed, in ms, two machines each, 18 and 20
-// MiB at a load of 26 on two cores, 22 and 24 at 20; a quiet host takes half:
+// first step. What the emulator computed, in ms, on two busy cores: 18 and 20
+// MiB one machine each at a load of 26, 22 and 24 two each at 20, so that the
+// upper rows are worse by some of that too:
 //
 //	MiB                      setup       first step   later steps   own memory
 //	 18, rehearsed twice     198         631          99            39.7 MiB
@@ -95,11 +96,12 @@ type commandLine struct {
 //
 // Of the other 22 MiB 11 are QEMU's heap (3 as soon as it knows its own types,
 // and about 80 bytes for each block), 6 pages of the guest that differ from the
-// template and 5 relocations of QEMU and its libraries. Measured and found to
-// change neither memory nor time by more than a few hundredths: malloc's arenas,
-// trimming and slices, other CPU models and a CPU without ERMS, SMAP or XSAVE, a
-// kernel without mitigations, memory cgroups, audit, PSI or huge pages, Go's
-// collector off (or busier: worse).
+// template and 5 relocations of QEMU and its libraries. Tried, one to three
+// machines each, with less than 5 % of memory or of translated code to gain:
+// malloc's arenas, trimming and slices; other CPU models, and a CPU without
+// ERMS, SMAP or XSAVE; a kernel without mitigations, memory cgroups, audit, PSI,
+// IPv6 or huge pages; Go's collector off (or busier: worse). What they do to
+// the time was lost in the noise of the host.
 // Larger machines do more and get more.
 func translationMB(memoryMB int) int { return max(24, memoryMB/8) }
 
