@@ -37,6 +37,7 @@ var table = []rule{
 	{"internal/guestlink", nil},
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
+	{"internal/fakecloud/**", []string{"internal/agent/agentapi", "internal/fakecloud", "internal/fakecloud/**"}},
 	{"internal/testclock", nil},                                                                            // tests only
 	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
 	{"internal/e2e", nil},                                                                                  // tests only
