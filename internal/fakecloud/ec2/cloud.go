@@ -1,8 +1,8 @@
 package ec2
 
 import (
+	"crypto/sha256"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"net/http"
 	"strings"
@@ -72,6 +72,9 @@ func New(o Options) *Cloud {
 	return c
 }
 
+// answer is what an operation answers, by the model's names.
+type answer = model.Answer
+
 // operation is how a call is carried out, and which parameters that is for.
 type operation struct {
 	run      func(*Cloud, params) (answer, error)
@@ -84,7 +87,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op, a, err := c.call(r)
 	text := ""
 	if err == nil {
-		text, err = encode(op.action, op.op, a, id)
+		text, err = model.Encode(op.action, a, id)
 	}
 	if err != nil {
 		refusal(err).write(w, id)
@@ -150,7 +153,9 @@ func (c *Cloud) call(r *http.Request) (*request, answer, error) {
 		return req, nil, unmodelled("%s of %s", path, req.action)
 	}
 	var a answer
+	carriedOut := false
 	err = c.Faults.Around(r.Context(), describeCall(req, now), func() (err error) {
+		carriedOut = true
 		c.lock()
 		defer c.unlock()
 		if req.params.flag("DryRun") {
@@ -159,6 +164,9 @@ func (c *Cloud) call(r *http.Request) (*request, answer, error) {
 		a, err = op.run(c, req.params)
 		return err
 	})
+	if err == nil && !carriedOut { // a fault that does not say more
+		err = ErrInternal()
+	}
 	return req, a, err
 }
 
@@ -250,17 +258,14 @@ func (c *Cloud) takeResources(action string, n int) error {
 // id makes an id, which is unique for ever and the same for equal seeds.
 func (c *Cloud) id(prefix string) string {
 	c.made++
-	h := fnv.New64a()
-	fmt.Fprint(h, c.o.Seed, prefix, c.made)
-	return fmt.Sprintf("%s-%012x%05x", prefix, h.Sum64()>>16, c.made&0xfffff)
+	sum := sha256.Sum256(fmt.Append(nil, c.o.Seed, prefix, c.made))
+	return fmt.Sprintf("%s-%x%05x", prefix, sum[:6], c.made&0xfffff)
 }
 
 func (c *Cloud) requestID() string {
 	n := c.asked.Add(1)
-	h := fnv.New64a()
-	fmt.Fprint(h, "request", c.o.Seed, n)
-	sum := fmt.Sprintf("%016x", h.Sum64())
-	return fmt.Sprintf("%s-%s-4%s-8%s-%012x", sum[:8], sum[8:12], sum[12:15], sum[13:], n)
+	sum := sha256.Sum256(fmt.Append(nil, "request", c.o.Seed, n))
+	return fmt.Sprintf("%x-%x-4%.3x-8%.3x-%012x", sum[:4], sum[4:6], sum[6:8], sum[8:10], n)
 }
 
 // remembered is what the token made, or nil; other parameters than then are

@@ -4,7 +4,8 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/http"
-	"strings"
+
+	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2/model"
 )
 
 // Error is a refusal in EC2's shape, also for [fakecloud.Fault].Err.
@@ -88,11 +89,5 @@ func (e *Error) write(w http.ResponseWriter, requestID string) {
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	w.WriteHeader(e.Status)
 	_, _ = fmt.Fprintf(w, "%s<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>%s</RequestID></Response>",
-		xml.Header, escape(e.Code), escape(e.Message), requestID)
-}
-
-func escape(s string) string {
-	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(s)) // a Builder does not fail
-	return b.String()
+		xml.Header, model.Escape(e.Code), model.Escape(e.Message), requestID)
 }

@@ -16,6 +16,8 @@ import (
 // longestTokenTTL is the most seconds for which a metadata token may be asked.
 const longestTokenTTL = 21600
 
+const tokenTTL = "X-aws-ec2-metadata-token-ttl-seconds"
+
 // IMDS is the metadata service as one machine sees it, from hops away: 1 is the
 // machine itself, 2 a container on a bridge. Tokens, the machine's identity,
 // user data, tags, the notice of a spot interruption, and scheduled events.
@@ -27,6 +29,9 @@ func (c *Cloud) IMDS(id string, hops int) http.Handler {
 			panic(http.ErrAbortHandler)
 		}
 		w.Header().Set("Content-Type", "text/plain")
+		if ttl := r.Header.Get(tokenTTL); ttl != "" && r.Method == http.MethodPut {
+			w.Header().Set(tokenTTL, ttl)
+		}
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, text)
 	})
@@ -70,7 +75,7 @@ func (c *Cloud) metadataToken(i *instance, hops int, r *http.Request) (int, stri
 	if r.Method != http.MethodPut {
 		return http.StatusMethodNotAllowed, ""
 	}
-	ttl, err := strconv.Atoi(r.Header.Get("X-aws-ec2-metadata-token-ttl-seconds"))
+	ttl, err := strconv.Atoi(r.Header.Get(tokenTTL))
 	switch {
 	case r.Header.Get("X-Forwarded-For") != "":
 		return http.StatusForbidden, ""

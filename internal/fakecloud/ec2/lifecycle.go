@@ -200,10 +200,16 @@ func startInstances(c *Cloud, p params) (answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	machines, cpus := 0, 0
 	for _, i := range all {
-		if i.state != stopped && i.state != pending && i.state != running {
+		if i.state == stopped {
+			machines, cpus = machines+1, cpus+i.typ.VCPUs
+		} else if i.state != pending && i.state != running {
 			return nil, errIncorrectState(i, "started")
 		}
+	}
+	if err := c.quota(machines, cpus); err != nil {
+		return nil, err
 	}
 	if err := c.takeResources("StartInstances", len(all)); err != nil {
 		return nil, err

@@ -13,6 +13,12 @@ import (
 // maxFilterValues is the most that one filter takes.
 const maxFilterValues = 200
 
+// leastPage and mostPage bound what a caller may ask for at once.
+const (
+	leastPage = 5
+	mostPage  = 1000
+)
+
 // facts are what filters are held against: values by the filters' names. A
 // filter that is not among them is refused.
 type facts map[string][]string
@@ -49,6 +55,8 @@ func page[T any](c *Cloud, action string, p params, all []T, seq func(T) int, of
 	switch n := p.num("MaxResults"); {
 	case byID(p) && n > 0:
 		return nil, "", refuse("InvalidParameterCombination", "The parameter MaxResults cannot be used together with ids")
+	case p.has("MaxResults") && (n < leastPage || n > mostPage):
+		return nil, "", refuse("InvalidParameterValue", "Value (%d) for parameter maxResults is invalid. Expecting a value from %d to %d.", n, leastPage, mostPage)
 	case byID(p):
 		size = len(all) // what is asked for by id comes at once
 	case n > 0:

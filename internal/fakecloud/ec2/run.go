@@ -109,25 +109,28 @@ func (c *Cloud) launched(made []commoner) answer {
 
 // withinQuota is how many may be launched of those wanted.
 func (c *Cloud) withinQuota(typ *Type, least, most int) (int, error) {
-	machines, cpus := 0, 0
+	for n := most; n > least; n-- {
+		if c.quota(n, n*typ.VCPUs) == nil {
+			return n, nil
+		}
+	}
+	return least, c.quota(least, least*typ.VCPUs)
+}
+
+// quota refuses machines and processors beyond the account's.
+func (c *Cloud) quota(machines, cpus int) error {
 	for _, i := range c.instances.order {
 		if i.state == pending || i.state == running {
 			machines, cpus = machines+1, cpus+i.typ.VCPUs
 		}
 	}
-	if n := c.o.MaxInstances; n > 0 {
-		if n-machines < least {
-			return 0, ErrInstanceLimit()
-		}
-		most = min(most, n-machines)
+	if n := c.o.MaxInstances; n > 0 && machines > n {
+		return ErrInstanceLimit()
 	}
-	if n := c.o.MaxVCPUs; n > 0 {
-		if (n-cpus)/typ.VCPUs < least {
-			return 0, ErrVCPULimit(n)
-		}
-		most = min(most, (n-cpus)/typ.VCPUs)
+	if n := c.o.MaxVCPUs; n > 0 && cpus > n {
+		return ErrVCPULimit(n)
 	}
-	return most, nil
+	return nil
 }
 
 func (c *Cloud) readLaunch(p params) (*launch, error) {

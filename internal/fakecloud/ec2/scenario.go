@@ -98,7 +98,7 @@ func (c *Cloud) GuestShutdown(id string) error {
 		if i.state != running {
 			return
 		}
-		if i.ends == "terminate" || i.spot != nil {
+		if i.ends == "terminate" || i.spot != nil && !i.spot.persistent {
 			c.terminate(i, byGuest, "Instance initiated", false)
 			return
 		}
@@ -111,6 +111,19 @@ func (c *Cloud) Schedule(id, code string, from, until time.Time) error {
 	return c.on(id, func(i *instance) {
 		i.events = append(i.events, maintenance{fmt.Sprintf("instance-event-%x", c.dice.Between(1<<20, 1<<40, id, code)), code, "scheduled " + code, from, until})
 	})
+}
+
+// Hide has a thing, of any kind, be in no list and not be found for a while, as
+// when EC2's copies disagree.
+func (c *Cloud) Hide(id string, d time.Duration) error {
+	c.lock()
+	defer c.unlock()
+	all, err := c.taggables([]string{id})
+	if err != nil {
+		return err
+	}
+	all[0].seen = c.now.Add(d)
+	return nil
 }
 
 // Capacity leaves room for n machines more of a type in a zone, 0 for none and

@@ -72,5 +72,8 @@ func (c *Cloud) getParameter(r *http.Request) (map[string]any, error) {
 		}
 		return nil
 	})
+	if err == nil && got == nil {
+		err = ErrInternal()
+	}
 	return got, err
 }

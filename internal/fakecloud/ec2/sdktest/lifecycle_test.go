@@ -1,4 +1,4 @@
-package ec2_test
+package sdktest_test
 
 import (
 	"encoding/base64"
@@ -106,13 +106,18 @@ func TestStopAndStart(t *testing.T) {
 		if i.PublicIpAddress != nil || *i.PrivateIpAddress != *first.PrivateIpAddress {
 			t.Errorf("stopped: %+v", i)
 		}
-		c.Capacity("", "", 0)
 		c.Capacity(*i.Placement.AvailabilityZone, "m5.large", 0)
 		_, err = api.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: ids})
 		if code(t, err) != "InsufficientInstanceCapacity" {
 			t.Errorf("start without room: %v", err)
 		}
 		c.Capacity(*i.Placement.AvailabilityZone, "m5.large", 1)
+		c.Quota(0, 1)
+		_, err = api.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: ids})
+		if code(t, err) != "VcpuLimitExceeded" {
+			t.Errorf("start past the quota: %v", err)
+		}
+		c.Quota(0, 0)
 		must[*ec2.StartInstancesOutput](t)(api.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: ids}))
 		i = await(t, api, id, types.InstanceStateNameRunning)
 		if *i.PublicIpAddress == *first.PublicIpAddress || *i.PrivateIpAddress != *first.PrivateIpAddress {

@@ -1,4 +1,4 @@
-package ec2_test
+package sdktest_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package ec2
+package model
 
 import (
 	"encoding/base64"
@@ -7,19 +7,18 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2/model"
 )
 
-// answer is a structure of an answer by the model's names of members. Values are
-// string, bool, int, float64, time.Time, []byte, answer, []answer and []string;
-// an empty string, a zero time and nil are left out.
-type answer map[string]any
+// Answer is a structure of an answer by the model's names of members. Values are
+// string, bool, int, float64, time.Time, []byte, Answer, []Answer, []string and
+// []int; an empty string, a zero time and nil are left out.
+type Answer map[string]any
 
-// encode is an answer's XML by the model. It fails on what the model does not
+// Encode is an answer's XML by the model. It fails on what the model does not
 // know.
-func encode(action string, op model.Op, a answer, requestID string) (string, error) {
-	m := model.Get()
+func Encode(action string, a Answer, requestID string) (string, error) {
+	m := Get()
+	op := m.Ops[action]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s<%sResponse xmlns=%q><requestId>%s</requestId>", xml.Header, action, m.Namespace+"/", requestID)
 	if op.Output == "" {
@@ -31,7 +30,7 @@ func encode(action string, op model.Op, a answer, requestID string) (string, err
 	return b.String(), nil
 }
 
-func encodeMembers(b *strings.Builder, m *model.Model, shape string, a answer) error {
+func encodeMembers(b *strings.Builder, m *Model, shape string, a Answer) error {
 	s := m.Answers[shape]
 	left := len(a)
 	for _, member := range s.Members {
@@ -50,13 +49,13 @@ func encodeMembers(b *strings.Builder, m *model.Model, shape string, a answer) e
 	return nil
 }
 
-func encodeValue(b *strings.Builder, m *model.Model, shape, tag string, v any) error {
+func encodeValue(b *strings.Builder, m *Model, shape, tag string, v any) error {
 	s := m.Answers[shape]
 	text, err := "", error(nil)
 	switch v := v.(type) {
 	case nil:
 		return nil
-	case answer:
+	case Answer:
 		if v == nil {
 			return nil
 		}
@@ -67,9 +66,11 @@ func encodeValue(b *strings.Builder, m *model.Model, shape, tag string, v any) e
 		err = encodeMembers(b, m, shape, v)
 		fmt.Fprintf(b, "</%s>", tag)
 		return err
-	case []answer:
+	case []Answer:
 		return encodeList(b, m, s, tag, v)
 	case []string:
+		return encodeList(b, m, s, tag, v)
+	case []int:
 		return encodeList(b, m, s, tag, v)
 	case string:
 		if v == "" {
@@ -92,11 +93,11 @@ func encodeValue(b *strings.Builder, m *model.Model, shape, tag string, v any) e
 	default:
 		return fmt.Errorf("%T is no type of an answer", v)
 	}
-	fmt.Fprintf(b, "<%s>%s</%s>", tag, escape(text), tag)
+	fmt.Fprintf(b, "<%s>%s</%s>", tag, Escape(text), tag)
 	return err
 }
 
-func encodeList[T any](b *strings.Builder, m *model.Model, s *model.Shape, tag string, list []T) error {
+func encodeList[T any](b *strings.Builder, m *Model, s *Shape, tag string, list []T) error {
 	if err := want(s, "list"); err != nil {
 		return err
 	}
@@ -110,11 +111,18 @@ func encodeList[T any](b *strings.Builder, m *model.Model, s *model.Shape, tag s
 	return nil
 }
 
-func want(s *model.Shape, kinds ...string) error {
+func want(s *Shape, kinds ...string) error {
 	for _, kind := range kinds {
 		if s.Type == kind {
 			return nil
 		}
 	}
 	return fmt.Errorf("the model says %s", s.Type)
+}
+
+// Escape is a text as XML has it.
+func Escape(s string) string {
+	var b strings.Builder
+	_ = xml.EscapeText(&b, []byte(s)) // a Builder does not fail
+	return b.String()
 }
