@@ -21,7 +21,8 @@ type Cloud struct {
 	// ("compute.instances.insert").
 	Faults fakecloud.Faults
 	// Books have instances, disks, firewalls and reservations, and the calls by
-	// method id; "unknown" counts those the API does not have.
+	// method id; "unknown" counts those the API does not have. An end is entered
+	// when somebody looks: see Living.
 	Books fakecloud.Books
 
 	o   Options
@@ -155,6 +156,13 @@ func (c *Cloud) look(do func(now time.Time) error) error {
 // Look carries out what is due, for those who want the hooks of [Options]
 // called while nobody calls the API.
 func (c *Cloud) Look() { _ = c.look(func(time.Time) error { return nil }) }
+
+// Living is what exists now, all that costs money: nothing, once everything is
+// cleaned up.
+func (c *Cloud) Living() []fakecloud.Thing {
+	c.Look()
+	return c.Books.Living()
+}
 
 // Next is when something is going to happen by itself, if anything is.
 func (c *Cloud) Next() (at time.Time, ok bool) {

@@ -27,7 +27,9 @@ type disk struct {
 	op                  *operation
 }
 
-func (d *disk) path() string { return "projects/" + d.project + "/zones/" + d.zone + "/disks/" + d.name }
+func (d *disk) path() string {
+	return "projects/" + d.project + "/zones/" + d.zone + "/disks/" + d.name
+}
 
 func (d *disk) key() string { return d.project + "/" + d.zone + "/" + d.name }
 

@@ -376,9 +376,9 @@ func (p *parser) expressions() (node, error) {
 		if !want && !p.word("ne") {
 			return nil, errors.New("the two styles of filter cannot be mixed")
 		}
-		end := ""
+		end := " \t\r\n"
 		if closed {
-			end = ")"
+			end += ")"
 		}
 		literal, err := p.value(end)
 		if err != nil {

@@ -209,7 +209,9 @@ func (n *nic) json(index int) object {
 }
 
 // on says whether it runs, also while it is being stopped.
-func (i *instance) on() bool { return i.status == running || i.status == stopping && i.boots > 0 && i.granted }
+func (i *instance) on() bool {
+	return i.status == running || i.status == stopping && i.boots > 0 && i.granted
+}
 
 // report is the instance as a harness sees it.
 func (i *instance) report() Machine {

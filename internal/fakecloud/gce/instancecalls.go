@@ -31,9 +31,6 @@ func (c *Cloud) instance(r *request, now time.Time) (*instance, error) {
 }
 
 func (c *Cloud) getInstance(r *request, _ fakecloud.Call, now time.Time) (object, error) {
-	if r.has("view") {
-		return nil, notModelled("views of an instance")
-	}
 	i, err := c.instance(r, now)
 	if err != nil {
 		return nil, err
@@ -52,9 +49,6 @@ func (c *Cloud) visibleInstances(r *request, now time.Time) []object {
 }
 
 func (c *Cloud) listInstances(r *request, _ fakecloud.Call, now time.Time) (object, error) {
-	if r.has("view") {
-		return nil, notModelled("views of an instance")
-	}
 	return c.page(r, "compute#instanceList", c.visibleInstances(r, now))
 }
 

@@ -77,7 +77,7 @@ func (c *Cloud) run(i *instance, at time.Time) {
 // down to its end.
 func (c *Cloud) connect(i *instance, at time.Time) {
 	i.enter(running, nil)
-	var internal, external = c.address(i)
+	internal, external := c.address(i)
 	for n, e := range i.nics {
 		if n == 0 && internal.IsValid() {
 			delete(c.taken, e.internal)

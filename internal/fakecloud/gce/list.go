@@ -147,7 +147,8 @@ func fill(r *request) string {
 }
 
 // aggregate answers a list of all zones; plural is what the entries are called
-// there ("instances").
+// there ("instances"). Zones that do not answer are named, and the rest is given:
+// this version of the API has no other way.
 func (c *Cloud) aggregate(r *request, kind, plural string, all []object) (object, error) {
 	l, err := c.listing(r, c.itemOf(r))
 	if err != nil {
@@ -166,11 +167,6 @@ func (c *Cloud) aggregate(r *request, kind, plural string, all []object) (object
 				away = append(away, "zones/"+zone)
 			}
 		}
-	}
-	if len(away) > 0 && !r.yes("returnPartialSuccess") {
-		e := Backend503()
-		e.Message = "The following scopes are unreachable: " + strings.Join(away, ", ")
-		return nil, e
 	}
 	scope := func(o object) string { return "zones/" + last(text(o, "zone")) }
 	all = slices.DeleteFunc(all, func(o object) bool { return slices.Contains(away, scope(o)) })

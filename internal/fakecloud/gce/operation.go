@@ -250,7 +250,7 @@ func (c *Cloud) listOperations(r *request, _ fakecloud.Call, _ time.Time) (objec
 	return c.page(r, "compute#operationList", found)
 }
 
-// deleteOperation forgets one that is done.
+// deleteOperation forgets one that is done. Its answer is empty.
 func (c *Cloud) deleteOperation(r *request, _ fakecloud.Call, _ time.Time) (object, error) {
 	op, err := c.operation(r)
 	if err != nil {
@@ -260,7 +260,7 @@ func (c *Cloud) deleteOperation(r *request, _ fakecloud.Call, _ time.Time) (obje
 		return nil, notReady(op.path())
 	}
 	delete(c.operations, op.path())
-	return object{}, nil
+	return nil, nil
 }
 
 // Spoil is a way in which operations go wrong after they were accepted.
