@@ -253,14 +253,14 @@ func (c *Cloud) resume(i *instance, op *operation, at time.Time) {
 // says what becomes of it in its present state: an error that refuses the call,
 // or one that the operation ends with, or what to do.
 func (c *Cloud) lifecycle(r *request, call fakecloud.Call, now time.Time, kind string,
-	change func(i *instance) (refused error, failed *Error, do func(op *operation)),
+	change func(i *instance) (do func(op *operation), failed *Error, refused error),
 ) (object, error) {
 	return c.once(r, call, func() (*operation, error) {
 		i, err := c.instance(r, now)
 		if err != nil {
 			return nil, err
 		}
-		refused, failed, do := change(i)
+		do, failed, refused := change(i)
 		if refused != nil {
 			return nil, refused
 		}
@@ -278,18 +278,18 @@ func (c *Cloud) lifecycle(r *request, call fakecloud.Call, now time.Time, kind s
 }
 
 func (c *Cloud) startInstance(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.lifecycle(r, call, now, "start", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "start", func(i *instance) (func(*operation), *Error, error) {
 		switch i.status {
 		case running:
-			return nil, nil, nil
+			return nil, nil, nil // it is so already
 		case suspended:
 			return nil, unsupported("Instance '%s' is suspended: it can be resumed, not started.", i.name), nil
 		case terminated:
-			return nil, nil, func(op *operation) {
+			return func(op *operation) {
 				c.rise(i, op, now, func(time.Time) { i.enter(terminated, nil) })
-			}
+			}, nil, nil
 		}
-		return notReady(i.path()), nil, nil
+		return nil, nil, notReady(i.path())
 	})
 }
 
@@ -297,30 +297,30 @@ func (c *Cloud) stopInstance(r *request, call fakecloud.Call, now time.Time) (ob
 	if r.has("discardLocalSsd") || r.has("noGracefulShutdown") {
 		return nil, notModelled("the parameters of stop")
 	}
-	return c.lifecycle(r, call, now, "stop", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "stop", func(i *instance) (func(*operation), *Error, error) {
 		switch i.status {
 		case terminated:
 			return nil, nil, nil
 		case running, suspended:
-			return nil, nil, func(op *operation) { c.stop(i, op, now) }
+			return func(op *operation) { c.stop(i, op, now) }, nil, nil
 		}
-		return notReady(i.path()), nil, nil
+		return nil, nil, notReady(i.path())
 	})
 }
 
 func (c *Cloud) resetInstance(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.lifecycle(r, call, now, "reset", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "reset", func(i *instance) (func(*operation), *Error, error) {
 		if i.status != running {
-			return notReady(i.path()), nil, nil
+			return nil, nil, notReady(i.path())
 		}
-		return nil, nil, func(op *operation) {
+		return func(op *operation) {
 			c.change(op, now, c.drawFor(i, c.o.Durations.Other, "reset"), nil, func(at time.Time) {
 				if i.status == running {
 					i.boots++
 					c.tell(c.o.Boots, i)
 				}
 			})
-		}
+		}, nil, nil
 	})
 }
 
@@ -328,14 +328,14 @@ func (c *Cloud) resetInstance(r *request, call fakecloud.Call, now time.Time) (o
 const largestSuspended = 208 << 10 // MB
 
 func (c *Cloud) suspendInstance(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.lifecycle(r, call, now, "suspend", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "suspend", func(i *instance) (func(*operation), *Error, error) {
 		local := false
 		for _, a := range i.disks {
 			local = local || a.local
 		}
 		switch {
 		case i.status == provisioning || i.status == staging || i.status == repairing:
-			return notReady(i.path()), nil, nil
+			return nil, nil, notReady(i.path())
 		case i.status != running:
 			return nil, unsupported("Instance '%s' is %s: only a running instance can be suspended.", i.name, i.status), nil
 		case local && !r.has("discardLocalSsd"):
@@ -345,19 +345,19 @@ func (c *Cloud) suspendInstance(r *request, call fakecloud.Call, now time.Time) 
 		case i.machine.MemoryMB > largestSuspended:
 			return nil, unsupported("Instance '%s' cannot be suspended: it has more than 208 GB of memory.", i.name), nil
 		}
-		return nil, nil, func(op *operation) { c.suspend(i, op, now) }
+		return func(op *operation) { c.suspend(i, op, now) }, nil, nil
 	})
 }
 
 func (c *Cloud) resumeInstance(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.lifecycle(r, call, now, "resume", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "resume", func(i *instance) (func(*operation), *Error, error) {
 		switch i.status {
 		case suspended:
-			return nil, nil, func(op *operation) { c.resume(i, op, now) }
+			return func(op *operation) { c.resume(i, op, now) }, nil, nil
 		case running, terminated:
 			return nil, unsupported("Instance '%s' is %s: only a suspended instance can be resumed.", i.name, i.status), nil
 		}
-		return notReady(i.path()), nil, nil
+		return nil, nil, notReady(i.path())
 	})
 }
 
@@ -365,23 +365,23 @@ func (c *Cloud) deleteInstance(r *request, call fakecloud.Call, now time.Time) (
 	if r.has("noGracefulShutdown") {
 		return nil, notModelled("noGracefulShutdown")
 	}
-	return c.lifecycle(r, call, now, "delete", func(i *instance) (error, *Error, func(*operation)) {
+	return c.lifecycle(r, call, now, "delete", func(i *instance) (func(*operation), *Error, error) {
 		if i.protected {
-			return invalid("resource.deletionProtection", true, "Resource cannot be deleted if it's protected against deletion."), nil, nil
+			return nil, nil, invalid("resource.deletionProtection", true, "Resource cannot be deleted if it's protected against deletion.")
 		}
 		if i.status == stopping && i.op != nil && i.op.kind == "delete" {
 			// Operations on one resource follow each other: when this one's turn comes
 			// there is nothing left.
 			first := i.op
-			return nil, nil, func(op *operation) {
+			return func(op *operation) {
 				c.change(op, now, max(first.due.Sub(now), 0)+time.Millisecond, func() *Error {
 					if i.gone {
 						return notFound(i.path())
 					}
 					return nil
 				}, func(time.Time) {})
-			}
+			}, nil, nil
 		}
-		return nil, nil, func(op *operation) { c.delete(i, op, now) }
+		return func(op *operation) { c.delete(i, op, now) }, nil, nil
 	})
 }
