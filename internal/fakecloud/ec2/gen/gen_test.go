@@ -63,7 +63,7 @@ func compareNewer(t *testing.T, newer string, have []byte) {
 		seen := map[string]bool{}
 		var walk func(shape, function string)
 		walk = func(shape, function string) {
-			f, s := v2.functions[function], m.Requests[shape]
+			f, s := v2.function(function), m.Requests[shape]
 			if f == nil || s == nil || seen[shape+function] {
 				return
 			}

@@ -14,9 +14,10 @@ import (
 // newModel is what the generated code of aws-sdk-go-v2 says of requests. It has
 // no model beside it, but its code is regular.
 type newModel struct {
-	functions map[string]*newFunction // by what follows "awsEc2query_serialize"
-	enums     map[string][]string
-	fields    map[string]string // Go types of fields by "Type.Field"
+	code    map[string]string // of functions, by what follows "awsEc2query_serialize"
+	read    map[string]*newFunction
+	enums   map[string][]string
+	structs map[string]string // their code
 }
 
 // newFunction is one that writes a structure, or a list.
@@ -34,55 +35,88 @@ type newMember struct {
 }
 
 var (
-	functionRE = regexp.MustCompile(`(?ms)^func awsEc2query_serialize(\w+)\(v ([^,]+), value query\.Value\) error \{\n(.*?)^\}`)
-	memberRE   = regexp.MustCompile(`(?s)if (?:len\()?v\.(\w+)\)? (?:!=|>) (?:nil|0) \{\s*objectKey := object\.(?:Flat)?Key\("([^"]+)"\)\s*(.*?)\n\t\}`)
-	nestedRE   = regexp.MustCompile(`awsEc2query_serialize(\w+)\(`)
-	scalarRE   = regexp.MustCompile(`\b(?:objectKey|av)\.(\w+)\(([^\n]*)\)`)
-	structRE   = regexp.MustCompile(`(?ms)^type (\w+) struct \{\n(.*?)^\}`)
-	fieldRE    = regexp.MustCompile(`(?m)^\t(\w+) (\S+)$`)
-	enumRE     = regexp.MustCompile(`(?ms)^func \((\w+)\) Values\(\) \[\]\w+ \{\n\treturn \[\]\w+\{\n(.*?)\t\}`)
-	quotedRE   = regexp.MustCompile(`"([^"]*)"`)
+	signatureRE = regexp.MustCompile(`^(\w+)\(v ([^,]+), value query\.Value\) error \{\n`)
+	memberRE    = regexp.MustCompile(`(?s)if (?:len\()?v\.(\w+)\)? (?:!=|>) (?:nil|0) \{\s*objectKey := object\.(?:Flat)?Key\("([^"]+)"\)\s*(.*?)\n\t\}`)
+	nestedRE    = regexp.MustCompile(`awsEc2query_serialize(\w+)\(`)
+	scalarRE    = regexp.MustCompile(`\b(?:objectKey|av)\.(\w+)\(([^\n]*)\)`)
+	fieldRE     = regexp.MustCompile(`(?m)^\t(\w+) (\S+)$`)
+	quotedRE    = regexp.MustCompile(`"([^"]*)"`)
 )
 
 func readNew(dir string) (*newModel, error) {
-	n := &newModel{functions: map[string]*newFunction{}, enums: map[string][]string{}, fields: map[string]string{}}
-	code, err := os.ReadFile(filepath.Join(dir, "serializers.go"))
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range functionRE.FindAllStringSubmatch(string(code), -1) {
-		n.functions[m[1]] = function(m[2], m[3])
-	}
-	code, err = os.ReadFile(filepath.Join(dir, "types", "enums.go"))
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range enumRE.FindAllStringSubmatch(string(code), -1) {
-		for _, q := range quotedRE.FindAllStringSubmatch(m[2], -1) {
-			n.enums[m[1]] = append(n.enums[m[1]], q[1])
+	n := &newModel{code: map[string]string{}, read: map[string]*newFunction{}, enums: map[string][]string{}, structs: map[string]string{}}
+	err := declarations(filepath.Join(dir, "serializers.go"), "func awsEc2query_serialize", func(code string) {
+		if m := signatureRE.FindStringSubmatch(code); m != nil {
+			n.code[m[1]] = code
 		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = declarations(filepath.Join(dir, "types", "enums.go"), "func (", func(code string) {
+		name, values, ok := strings.Cut(code, ") Values() ")
+		if !ok {
+			return
+		}
+		for _, q := range quotedRE.FindAllStringSubmatch(values, -1) {
+			n.enums[name] = append(n.enums[name], q[1])
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	files := []string{filepath.Join(dir, "types", "types.go")}
 	for _, op := range operations {
 		files = append(files, filepath.Join(dir, "api_op_"+op+".go"))
 	}
 	for _, name := range files {
-		code, err := os.ReadFile(name)
+		err := declarations(name, "type ", func(code string) {
+			if name, fields, ok := strings.Cut(code, " struct {\n"); ok {
+				n.structs[name] = fields
+			}
+		})
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range structRE.FindAllStringSubmatch(string(code), -1) {
-			for _, f := range fieldRE.FindAllStringSubmatch(m[2], -1) {
-				n.fields[m[1]+"."+f[1]] = f[2]
-			}
-		}
 	}
 	for _, op := range operations {
-		if f := n.functions["OpDocument"+op+"Input"]; f == nil || len(f.members) == 0 {
+		if f := n.function("OpDocument" + op + "Input"); f == nil || len(f.members) == 0 {
 			return nil, fmt.Errorf("serializers.go: found no parameters of %s: its code looks different now", op)
 		}
 	}
 	return n, nil
+}
+
+// declarations tells the code of those of a file that begin so, from there on.
+func declarations(file, begin string, tell func(code string)) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	for _, part := range strings.Split(string(text), "\n"+begin)[1:] {
+		code, _, _ := strings.Cut(part, "\n}")
+		tell(code + "\n")
+	}
+	return nil
+}
+
+// function is the one that writes a value, nil for none.
+func (n *newModel) function(name string) *newFunction {
+	if n.read[name] == nil && n.code[name] != "" {
+		m := signatureRE.FindStringSubmatch(n.code[name])
+		n.read[name] = function(m[2], n.code[name][len(m[0]):])
+	}
+	return n.read[name]
+}
+
+// field is the Go type of a structure's field.
+func (n *newModel) field(owner, name string) string {
+	for _, f := range fieldRE.FindAllStringSubmatch(n.structs[owner], -1) {
+		if f[1] == name {
+			return f[2]
+		}
+	}
+	return ""
 }
 
 // function reads the body of one that writes a value of a Go type.
@@ -132,7 +166,7 @@ func (n *newModel) request(into map[string]*model.Shape, m newMember) (string, e
 	if into[name] != nil {
 		return name, nil
 	}
-	f := n.functions[m.function]
+	f := n.function(m.function)
 	if f == nil {
 		return "", fmt.Errorf("serializers.go has no %s", m.function)
 	}
@@ -160,7 +194,7 @@ func (n *newModel) scalar(into map[string]*model.Shape, m newMember) (string, er
 	if kind == "" {
 		return "", fmt.Errorf("serializers.go writes %s.%s by %q, which is new", m.owner, m.name, m.call)
 	}
-	goType := n.fields[m.owner+"."+m.name]
+	goType := n.field(m.owner, m.name)
 	if m.name == "" {
 		goType = m.owner // a list's
 	}

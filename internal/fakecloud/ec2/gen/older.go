@@ -84,7 +84,7 @@ func (o *oldModel) request(into map[string]*model.Shape, v2 *newModel, name, fun
 	case "list":
 		s.Of = old.Member.Shape
 		inner := ""
-		if f := v2.functions[function]; f != nil && f.list {
+		if f := v2.function(function); f != nil && f.list {
 			inner = f.member.function
 		}
 		return o.request(into, v2, s.Of, inner)
@@ -97,7 +97,7 @@ func (o *oldModel) request(into map[string]*model.Shape, v2 *newModel, name, fun
 	default:
 		return nil
 	}
-	f := v2.functions[function]
+	f := v2.function(function)
 	if f == nil {
 		f = &newFunction{}
 	}
