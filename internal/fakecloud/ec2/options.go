@@ -48,8 +48,8 @@ type Options struct {
 	// bound.
 	MaxInstances, MaxVCPUs, MaxVolumeGB int
 	// Boots is told of every start of a guest, Halts of every end of one, once
-	// and before the call is answered in which it came to light. They may call
-	// the Cloud.
+	// and before the call is answered in which it came to light, by whoever
+	// called: perhaps several at once. They may call the Cloud.
 	Boots, Halts func(Machine)
 	// Addresses says where a machine's agent answers, asked at every start; an
 	// empty one is made up, or stays. It must not call the Cloud.
