@@ -37,6 +37,7 @@ type instance struct {
 	op *operation
 	// granted: it has been given capacity, and holds it; made: it once had.
 	granted, made, gone bool
+	alive               bool // it has booted and was not switched off since: it runs or sleeps
 	boots               int
 	preempted           bool
 	lastStart, lastStop time.Time

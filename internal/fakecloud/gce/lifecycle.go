@@ -68,7 +68,7 @@ func (c *Cloud) rise(i *instance, op *operation, at time.Time, fail func(at time
 func (c *Cloud) run(i *instance, at time.Time) {
 	i.boots++
 	i.lastStart = at
-	i.preempted = false
+	i.alive, i.preempted = true, false
 	c.connect(i, at)
 	c.tell(c.o.Boots, i)
 }
@@ -115,9 +115,18 @@ func (c *Cloud) expire(i *instance, at time.Time) {
 	c.stop(i, nil, at)
 }
 
-// off has an instance not run any more: its outside address is given back.
-func (c *Cloud) off(i *instance, at time.Time) {
-	ran := i.granted && i.boots > 0
+// off has an instance be switched off, also one that sleeps.
+func (c *Cloud) off(i *instance) {
+	c.release(i)
+	if i.alive {
+		i.alive = false
+		c.tell(c.o.Halts, i)
+	}
+}
+
+// release gives back what an instance holds only while it runs, among it its
+// outside address.
+func (c *Cloud) release(i *instance) {
 	i.granted, i.ends = false, time.Time{}
 	for _, n := range i.nics {
 		if n.external.IsValid() {
@@ -128,9 +137,6 @@ func (c *Cloud) off(i *instance, at time.Time) {
 	if i.reservation != nil {
 		i.reservation.used--
 		i.reservation = nil
-	}
-	if ran {
-		c.tell(c.o.Halts, i)
 	}
 }
 
@@ -149,7 +155,7 @@ func (c *Cloud) stopWithin(i *instance, op *operation, at time.Time, d time.Dura
 	c.later(i, at, d, func(at time.Time) {
 		i.enter(terminated, nil)
 		i.lastStop = at
-		c.off(i, at)
+		c.off(i)
 		c.end(op, at, nil)
 	})
 }
@@ -170,7 +176,7 @@ func (c *Cloud) delete(i *instance, op *operation, at time.Time) {
 		}
 	}
 	c.later(i, at, first, func(at time.Time) {
-		c.off(i, at)
+		c.off(i)
 		c.later(i, at, second, func(at time.Time) {
 			c.remove(i, at)
 			c.end(op, at, nil)
@@ -180,9 +186,7 @@ func (c *Cloud) delete(i *instance, op *operation, at time.Time) {
 
 // remove has an instance be no more, and its disks, as far as they go with it.
 func (c *Cloud) remove(i *instance, at time.Time) {
-	if i.granted {
-		c.off(i, at)
-	}
+	c.off(i)
 	i.gone = true
 	delete(c.instances, i.key())
 	for _, n := range i.nics {
@@ -198,6 +202,7 @@ func (c *Cloud) remove(i *instance, at time.Time) {
 		}
 	}
 	c.Books.End("instance", number(i.id), at)
+	c.tell(c.o.Gone, i)
 }
 
 // suspend has a running instance sleep. A sleep that lasts too long ends in
@@ -210,7 +215,8 @@ func (c *Cloud) suspend(i *instance, op *operation, at time.Time) {
 	}
 	c.later(i, at, d, func(at time.Time) {
 		i.enter(suspended, nil)
-		c.off(i, at)
+		c.release(i)
+		c.tell(c.o.Halts, i)
 		i.lastSuspend = at
 		c.sleep(i, at)
 		c.end(op, at, nil)
@@ -224,6 +230,7 @@ func (c *Cloud) sleep(i *instance, at time.Time) {
 		i.enter(terminated, nil)
 		i.message = "Instance was suspended for too long."
 		i.lastStop = at
+		c.off(i)
 		c.system(at, "compute.instances.terminateSuspended", i)
 	})
 }

@@ -41,11 +41,13 @@ type Options struct {
 	// missing are ample.
 	Quotas map[string]float64
 	// Boots is told of every boot of a machine, once: at creation, start, reset
-	// and restart. Wakes is told of every resume, and Halts when a machine stops
-	// running, whatever the reason. They are called by whoever looks at the cloud
-	// first afterwards, in order, before that call is answered; they may call
-	// back. See [Cloud.Look] and [Cloud.Next].
-	Boots, Wakes, Halts func(Machine)
+	// and restart. Halts is told when it is switched off, whatever the reason, and
+	// when it falls asleep: Status is SUSPENDED then, and its memory is kept.
+	// Wakes is told when it wakes from that, Gone when there is no such machine any
+	// more. They are called by whoever looks at the cloud first afterwards, in
+	// order, before that call is answered; they may call back. See [Cloud.Look]
+	// and [Cloud.Next].
+	Boots, Wakes, Halts, Gone func(Machine)
 	// Address says where a machine's agent answers, for machines that run
 	// somewhere: the addresses a machine shows. One that is not valid is left to
 	// the fake. It is asked whenever a machine begins to run, by whom looks, and

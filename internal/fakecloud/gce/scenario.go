@@ -53,7 +53,7 @@ func (c *Cloud) Preempt(name string) error {
 		c.later(i, now, d, func(at time.Time) {
 			i.enter(terminated, nil)
 			i.lastStop = at
-			c.off(i, at)
+			c.off(i)
 			if i.scheduling.action == "DELETE" {
 				c.remove(i, at)
 			}
@@ -71,7 +71,7 @@ func (c *Cloud) HostError(name string) error {
 		}
 		c.system(now, "compute.instances.hostError", i)
 		i.enter(repairing, nil)
-		c.off(i, now)
+		c.off(i)
 		if !i.scheduling.restarts {
 			i.enter(terminated, nil)
 			i.lastStop = now

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -436,7 +437,7 @@ func TestAHarnessHearsOfBoots(t *testing.T) {
 		}
 	}
 	o := quick()
-	o.Boots, o.Wakes, o.Halts = note("boot"), note("wake"), note("halt")
+	o.Boots, o.Wakes, o.Halts, o.Gone = note("boot"), note("wake"), note("halt"), note("gone")
 	o.Address = func(m gce.Machine) (internal, external netip.Addr) {
 		return netip.MustParseAddr("127.77.0.9"), netip.MustParseAddr("127.77.0.10")
 	}
@@ -473,10 +474,11 @@ func TestAHarnessHearsOfBoots(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		u.done(u.start("vm-1"))
-		u.done(u.delete("vm-1"))
+		u.done(u.suspend("vm-1"))
+		u.done(u.delete("vm-1")) // its memory is lost: it is switched off only now
 		want := []string{
 			"boot vm-1 1 RUNNING S", "halt vm-1 1 SUSPENDED S", "wake vm-1 1 RUNNING S", "boot vm-1 2 RUNNING S", "halt vm-1 2 TERMINATED S",
-			"boot vm-1 3 RUNNING S", "halt vm-1 3 STOPPING S",
+			"boot vm-1 3 RUNNING S", "halt vm-1 3 SUSPENDED S", "halt vm-1 3 STOPPING S", "gone vm-1 3 STOPPING S",
 		}
 		if diff := cmp.Diff(want, heard); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
@@ -523,6 +525,40 @@ func TestTheClockMayBeAnother(t *testing.T) {
 	if made := u.cloud.Books.Ever()[0].Made; made.Year() != 2026 {
 		t.Errorf("made at %s", made)
 	}
+}
+
+// TestFiveHundredMachinesComeAndGo: many callers at once, at default rates.
+func TestFiveHundredMachinesComeAndGo(t *testing.T) {
+	t.Parallel()
+	o := gce.Options{Seed: 3, PageSize: 500}
+	bubble(t, o, func(t *testing.T, u *user) {
+		const machines = 500
+		var group sync.WaitGroup
+		for n := range machines {
+			group.Go(func() {
+				ctx, name := t.Context(), fmt.Sprintf("vm-%d", n)
+				wait := func(op *compute.Operation, err error) {
+					if err != nil {
+						t.Errorf("%s: %v", name, err)
+						return
+					}
+					o, err := u.operations.Wait(ctx, &computepb.WaitZoneOperationRequest{Project: project, Zone: zone, Operation: op.Name()})
+					if err != nil || o.GetStatus() != computepb.Operation_DONE || o.GetError() != nil {
+						t.Errorf("%s: %v, %v", name, o, err)
+					}
+				}
+				wait(u.instances.Insert(ctx, vm(name)))
+				wait(u.instances.Delete(ctx, &computepb.DeleteInstanceRequest{Project: project, Zone: zone, Instance: name}))
+			})
+		}
+		group.Wait()
+		if ever, living := u.cloud.Books.Ever(), u.cloud.Living(); len(ever) != 2*machines || len(living) != 0 {
+			t.Errorf("%d things were made, %d are left", len(ever), len(living))
+		}
+		if calls := u.cloud.Books.Calls(); calls["compute.instances.insert"] != machines || calls["compute.zoneOperations.wait"] != 2*machines {
+			t.Errorf("calls %v", calls)
+		}
+	})
 }
 
 func TestADeletionCanBeForbidden(t *testing.T) {
