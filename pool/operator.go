@@ -256,7 +256,7 @@ func (m *Manager) HoldInstance(ctx context.Context, ref string, held bool, o Ord
 		return inst, nil // the reason of any other state says more than the hold
 	}
 	err = m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
-		Due: now.Add(heldRecheck), Attempts: inst.Attempts, Reason: string(KeepHeld), Detail: o.text("held"), Now: now,
+		Due: now.Add(heldRecheck), Held: true, Attempts: inst.Attempts, Reason: string(KeepHeld), Detail: o.text("held"), Now: now,
 	})
 	if err == nil || errors.Is(err, ErrConflict) {
 		inst, err = m.store.Instance(ctx, inst.ID)

@@ -209,7 +209,7 @@ func (m *Manager) hold(ctx context.Context, row Instance, reason, detail string,
 // asked whether they were ever used; all others wait for who holds them.
 func (m *Manager) lookAtHeld(ctx context.Context, inst Instance) error {
 	now := m.stamp()
-	wait := Postponement{Due: now.Add(heldRecheck), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now}
+	wait := Postponement{Due: now.Add(heldRecheck), Held: true, Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now}
 	if inst.Reason != reasonRestored || inst.State != Warm {
 		return m.store.Postpone(ctx, inst.ID, inst.State, wait)
 	}

@@ -110,12 +110,13 @@ type Store interface {
 	// To Gone lowers the counter and wipes the identity. To Warm hands the
 	// machine on as Proven does, and is refused for one with a lease; to Leased
 	// needs a lease that holds it. Every transition resets Attempts, and Reason
-	// to the one given. An empty From is ErrConflict. It returns the row after
-	// the change.
+	// to the one given. An empty From is ErrConflict, and so is everything but
+	// Failed for a held instance that is Warm or Hibernated. It returns the row
+	// after the change.
 	Change(ctx context.Context, c Change) (Instance, error)
 	// SetHeld keeps an instance from being destroyed and given away, or lets it
-	// go: one that is Warm or Hibernated then is handed on like any other. Gone
-	// instances are ErrConflict.
+	// go: it is due then, and one that is Warm or Hibernated is handed on like
+	// any other. Gone instances are ErrConflict.
 	SetHeld(ctx context.Context, id string, held bool, now time.Time, events ...Event) (Instance, error)
 	// Postpone sets Due, Attempts, Reason and Detail of an instance that stays
 	// in its state, which must be the expected one.
@@ -424,7 +425,9 @@ type Change struct {
 
 // Postponement is a failed try.
 type Postponement struct {
-	Due      time.Time
+	Due time.Time
+	// Held postpones only an instance that is held; else ErrConflict.
+	Held     bool
 	Attempts int
 	Reason   string
 	Detail   string

@@ -39,6 +39,26 @@ func TestAClockThatIsSetBackPutsNothingOff(t *testing.T) {
 	})
 }
 
+// A gitspace's machine that never booted is kept for inspection for an hour, not
+// for a day longer because somebody set the clock back by one.
+func TestAClockThatIsSetBackKeepsNoFailedMachine(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		var clock testclock.Clock
+		e.now = clock.Now
+		e.pools = []poolSpec{{
+			name: "p", max: 2, cfg: noop.Config{BootDelay: time.Hour}, tune: func(c *pool.PoolConfig) { c.Guards.Failures = 1 },
+		}}
+		e.start()
+		if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err == nil {
+			t.Fatal("a machine that does not boot was given away")
+		}
+		e.wantRows(map[pool.InstanceState]int{pool.Failed: 1})
+		clock.Set(-24 * time.Hour)
+		pass(2 * time.Hour)
+		e.wantRows(map[pool.InstanceState]int{})
+	})
+}
+
 // A clock that is set forward makes every lease look old and silent. None is
 // ended for that: not at once, and not by the next process, to which the clock
 // looks right.

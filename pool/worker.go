@@ -616,7 +616,7 @@ func (m *Manager) refused(ctx context.Context, inst Instance, why Reason) error 
 			detail = inst.Detail
 		}
 		return m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
-			Due: now.Add(heldRecheck), Attempts: inst.Attempts, Reason: string(KeepHeld), Detail: detail, Now: now,
+			Due: now.Add(heldRecheck), Held: true, Attempts: inst.Attempts, Reason: string(KeepHeld), Detail: detail, Now: now,
 		})
 	}
 	m.log.Error("destroy refused at the gate", "instance", inst.Name, "lease", inst.LeaseID, "why", why)

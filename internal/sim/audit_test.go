@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"runtime"
@@ -27,17 +28,18 @@ func (s *sim) settle(ctx context.Context) {
 	}
 	var left []unsettled
 	for {
+		s.relent(ctx)
 		left = s.unsettled()
 		if len(left) == 0 && !s.world.latecomers() || time.Now().After(limit) {
 			break
 		}
 		_ = nap(ctx, 30*time.Second)
 	}
-	for _, u := range left {
-		s.log.wrong(u.rule, u.subject, "quiet for hours, but %s", u.text)
-	}
 	if len(left) > 0 {
-		s.goroutines()
+		for _, u := range left {
+			s.log.wrong(u.rule, u.subject, "quiet for hours, but %s", u.text)
+		}
+		s.lingering(ctx)
 		return
 	}
 	// From here on nothing has a reason to change but by age, for as long as a
@@ -53,7 +55,7 @@ func (s *sim) settle(ctx context.Context) {
 		// A lease whose caller never came back ends by its age at any moment.
 		young = young && !r.bound && time.UnixMilli(r.due).After(now.Add(5*time.Minute))
 	}
-	if young && !reflect.DeepEqual(before.rows, after.rows) {
+	if young && !reflect.DeepEqual(unheld(before.rows), unheld(after.rows)) {
 		s.log.wrong(ruleIdle, "", "everything is as wanted, and still rows change: %v became %v", before.rows, after.rows)
 	}
 	for _, u := range s.unsettled() {
@@ -62,9 +64,21 @@ func (s *sim) settle(ctx context.Context) {
 		}
 	}
 	if young {
-		s.goroutines()
+		s.lingering(ctx)
 	}
 	s.recount(ctx)
+}
+
+// unheld leaves out when held rows are looked at again, which changes nothing.
+func unheld(rows map[string]row) map[string]row {
+	out := maps.Clone(rows)
+	for id, r := range out {
+		if r.held {
+			r.due = 0
+			out[id] = r
+		}
+	}
+	return out
 }
 
 // unsettled is one thing that is not as it should be in the end.
@@ -83,7 +97,7 @@ func (s *sim) unsettled() (out []unsettled) {
 	warm, taken := map[string]int{}, map[string]int{}
 	for _, r := range seen.rows {
 		rows[r.name] = true
-		if r.bound && s.excused(r.lease) {
+		if r.bound && s.excused(r.lease) || r.held && s.keeps(r.name) {
 			taken[r.pool]++ // a place nobody else can have
 			continue
 		}
@@ -103,7 +117,7 @@ func (s *sim) unsettled() (out []unsettled) {
 	}
 	missing := 0
 	for _, p := range s.plan.pools {
-		want := min(p.min, p.max-taken[p.name])
+		want := min(s.wanted(p), p.max-taken[p.name])
 		if warm[p.name] > want {
 			add(ruleQuiet, "", "pool %s has %d warm machines of %d wanted", p.name, warm[p.name], want)
 		}
@@ -113,12 +127,14 @@ func (s *sim) unsettled() (out []unsettled) {
 		add(ruleQuiet, "", "%d warm machines are missing and there is room for them", missing)
 	}
 	for name, m := range world {
-		if !rows[name] && !s.reported(m) {
+		if !rows[name] && m.tags.Controller != neighbour && !s.reported(m) {
 			add(ruleStranger, name, "machine %s has no row and nobody destroyed it", name)
 		}
 	}
 	for _, l := range seen.leases {
-		if s.excused(l.key.ID) {
+		// The age of a lease does not end it while somebody holds its machine.
+		r := seen.rows[l.instance]
+		if s.excused(l.key.ID) || r.held && s.keeps(r.name) && s.log.isLeft(l.key.ID) {
 			continue
 		}
 		add(ruleQuiet, l.key.ID, "lease %s is still %s", l.key.ID, l.state)
@@ -130,7 +146,12 @@ func (s *sim) unsettled() (out []unsettled) {
 func (s *sim) short() bool {
 	want := 0
 	for _, p := range s.plan.pools {
-		want += min(p.min, p.max)
+		want += min(s.wanted(p), p.max)
+	}
+	for _, r := range s.witness.snapshot().rows {
+		if r.held {
+			want++ // it takes room of the cloud's and is of no use
+		}
 	}
 	room := max(s.plan.faults.capacity, s.plan.faults.quota)
 	return room > 0 && room < want
@@ -165,24 +186,51 @@ func (s *sim) recount(ctx context.Context) {
 	}
 }
 
-// goroutines sees that nobody works for a request or a row any more.
-func (s *sim) goroutines() {
+// lingering sees that nobody works for a request or a row for ever. Work that
+// has a reason (a machine whose age has just come) ends by itself: only who is
+// at it before and after as long as any of it may take is complained of.
+func (s *sim) lingering(ctx context.Context) {
+	first := s.working()
+	if len(first) == 0 {
+		return
+	}
+	t := s.times
+	_ = nap(ctx, 2*(t.Create+max(t.Boot, t.BootWindows)+t.Setup+t.Grace))
+	for id, g := range s.working() {
+		if _, before := first[id]; before {
+			s.log.wrong(ruleLeak, "", "it is quiet, and a goroutine still works:\n%s", g)
+		}
+	}
+}
+
+// working are the goroutines that work for a request or a row, by their head.
+func (s *sim) working() map[string]string {
 	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
+	for {
+		n := runtime.Stack(buf, true)
+		if n < len(buf) {
+			buf = buf[:n]
+			break
+		}
+		buf = make([]byte, 2*len(buf)) // the seeds that wait for their turn are in it too
+	}
 	all := strings.Split(string(buf), "\n\n")
 	// The first is this one; its head names the bubble.
 	head, _, _ := strings.Cut(all[0], "\n")
 	at := strings.Index(head, "synctest bubble")
 	if at < 0 {
-		return
+		return nil
 	}
 	bubble := strings.TrimRight(strings.TrimSuffix(head[at:], ":"), "]")
+	out := map[string]string{}
 	for _, g := range all[1:] {
 		head, _, _ := strings.Cut(g, "\n")
 		if strings.Contains(head, bubble+"]") && (strings.Contains(g, "pool.(*Manager).spawn") || strings.Contains(g, "pool.(*worker).begin")) {
-			s.log.wrong(ruleLeak, "", "it is quiet, and a goroutine still works:\n%s", g)
+			id, _, _ := strings.Cut(head, " [")
+			out[id] = g
 		}
 	}
+	return out
 }
 
 // leaks sees that an engine that has stopped after a quiet time remembers

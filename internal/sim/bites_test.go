@@ -70,6 +70,11 @@ func bites() []broken {
 		{ruleFalseDeath, "a lease is lost for the machine it was on before", bite{
 			store: func(_ *sim, st pool.Store) pool.Store { return mistaken{st} }, plan: moving,
 		}},
+		{ruleHeld, "the engine does not see holds", bite{store: func(_ *sim, st pool.Store) pool.Store { return gripless{st} }, plan: ordered}},
+		{ruleHeld, "a hold is answered and not kept", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return &tampering{Store: st, s: s, text: `UPDATE instances SET held = 0`}
+		}, plan: ordered}},
+		{ruleClosed, "a stopped pool makes machines for requests", bite{store: func(s *sim, st pool.Store) pool.Store { return ajar{st, s} }, plan: ordered}},
 	}
 }
 
@@ -95,6 +100,12 @@ func crowded(p *plan) {
 func clumsy(p *plan) {
 	roomy(p)
 	p.faults.destroyFails = .5
+}
+
+// ordered has an operator who orders much.
+func ordered(p *plan) {
+	roomy(p)
+	p.orders = 20
 }
 
 // moving is a world in which leases move from machine to machine while sweeps
@@ -187,6 +198,46 @@ func (s mistaken) Lose(ctx context.Context, k pool.LeaseKey, _, reason, detail s
 func (s mistaken) Requeue(ctx context.Context, r pool.Requeue) (pool.Grant, error) {
 	r.Instance = ""
 	return s.Store.Requeue(ctx, r)
+}
+
+// gripless is a store that tells nobody that a machine is held.
+type gripless struct{ pool.Store }
+
+func (s gripless) Instance(ctx context.Context, id string) (pool.Instance, error) {
+	i, err := s.Store.Instance(ctx, id)
+	i.Held = false
+	return i, err
+}
+
+func (s gripless) DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]pool.Instance, error) {
+	all, err := s.Store.DueInstances(ctx, pools, now, limit)
+	for k := range all {
+		all[k].Held = false
+	}
+	return all, err
+}
+
+// ajar is a store whose closed pools begin machines all the same.
+type ajar struct {
+	pool.Store
+	s *sim
+}
+
+func (a ajar) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error) {
+	db := a.s.witness.db
+	var override, gate string
+	err := db.QueryRow(`SELECT override, gate FROM pools WHERE name = $1`, in.Instance.Pool).Scan(&override, &gate)
+	if err == nil {
+		_, err = db.Exec(`UPDATE pools SET override = '', gate = '' WHERE name = $1`, in.Instance.Pool)
+	}
+	if err != nil {
+		return pool.Instance{}, err
+	}
+	i, err := a.Store.Intend(ctx, in)
+	if _, derr := db.Exec(`UPDATE pools SET override = $1, gate = $2 WHERE name = $3`, override, gate, in.Instance.Pool); derr != nil {
+		return pool.Instance{}, derr
+	}
+	return i, err
 }
 
 // tampering is a store whose rows somebody else writes to.

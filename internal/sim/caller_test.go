@@ -42,42 +42,51 @@ func transport(err error) bool {
 		strings.Contains(err.Error(), "is stopping")
 }
 
-// ask makes one request to whatever runner there is, again as often as it
-// takes; patience bounds one try. A runner that stands still is not waited
-// for: what it answers later nobody hears.
-func ask[T any](ctx context.Context, st *stage, patience time.Duration, f func(context.Context, *pool.Manager) (T, error)) (T, error) {
-	s := st.s
+// once makes one request to the runner of a host, for no longer than patience.
+// A runner that stands still is not waited for: what it answers later nobody
+// hears. errCrashed is that of a host without a runner.
+func once[T any](ctx context.Context, s *sim, host *replica, patience time.Duration, f func(context.Context, *pool.Manager) (T, error)) (v T, err error) {
+	in := host.runner()
+	if in == nil {
+		return v, errCrashed
+	}
 	type answer struct {
 		v   T
 		err error
 	}
+	one, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answers := make(chan answer, 1)
+	s.requests.Go(func() {
+		v, err := f(one, in.m)
+		answers <- answer{v, err}
+	})
+	select {
+	case a := <-answers:
+		return a.v, a.err
+	case <-one.Done():
+	}
+	select {
+	case a := <-answers:
+		return a.v, a.err
+	case <-time.After(time.Second):
+		return v, context.DeadlineExceeded
+	}
+}
+
+// ask makes one request to whatever runner there is, again as often as it
+// takes; patience bounds one try.
+func ask[T any](ctx context.Context, st *stage, patience time.Duration, f func(context.Context, *pool.Manager) (T, error)) (T, error) {
+	s := st.s
 	for try := 0; ; try++ {
 		st.calls++
-		a := answer{err: errCrashed}
 		host := s.replicas[s.d.below(len(s.replicas), "which", st.id, st.calls)]
-		if in := host.runner(); in != nil {
-			one, cancel := context.WithTimeout(ctx, patience)
-			answers := make(chan answer, 1)
-			s.requests.Go(func() {
-				v, err := f(one, in.m)
-				answers <- answer{v, err}
-			})
-			select {
-			case a = <-answers:
-			case <-one.Done():
-				select {
-				case a = <-answers:
-				case <-time.After(time.Second):
-					a.err = context.DeadlineExceeded
-				}
-			}
-			cancel()
-		}
-		if a.err == nil || ctx.Err() != nil || !transport(a.err) || try > 200 {
-			return a.v, a.err
+		v, err := once(ctx, s, host, patience, f)
+		if err == nil || ctx.Err() != nil || !transport(err) || try > 200 {
+			return v, err
 		}
 		if err := nap(ctx, 2*time.Second); err != nil {
-			return a.v, err
+			return v, err
 		}
 	}
 }
@@ -165,7 +174,7 @@ func (st *stage) told(r pool.SetupResult) {
 	s := st.s
 	before := st.res.Instance
 	if before.ID != "" && before.ID != r.Instance.ID {
-		if !s.world.dead(before.Name) {
+		if !s.world.dead(before.Name) && !s.log.ordered(st.id, before.Name) {
 			s.log.wrong(ruleDurable, st.id, "%s was told of %s and then of %s", st.id, before.Name, r.Instance.Name)
 		}
 	}
@@ -188,7 +197,7 @@ func (st *stage) step(ctx context.Context, i int) bool {
 	if err == nil {
 		return true
 	}
-	if ctx.Err() == nil && !s.world.dead(name) && !transport(err) {
+	if ctx.Err() == nil && !s.world.dead(name) && !transport(err) && !s.log.ordered(st.id, name) {
 		switch {
 		case errors.Is(err, pool.ErrLost):
 			s.log.wrong(ruleFalseDeath, name, "a step of %s says that its machine died, but it lives: %v", st.id, err)

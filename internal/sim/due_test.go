@@ -14,6 +14,11 @@ const years = 11 * 365 * 24 * time.Hour
 
 // bounds of the engine as the simulation runs it.
 func (s *sim) stateBound(r row) time.Duration {
+	if r.held {
+		// Who holds it is waited for.
+		r.held = false
+		return max(time.Hour+s.wrongness(), s.stateBound(r))
+	}
 	t := s.times
 	switch r.state {
 	case pool.Creating, pool.Booting:
@@ -25,7 +30,7 @@ func (s *sim) stateBound(r row) time.Duration {
 		// The longest pause between two tries.
 		return 10 * time.Minute
 	case pool.Failed:
-		if r.kind == pool.Build {
+		if r.kind == pool.Build || !r.bound {
 			return 2 * time.Hour
 		}
 		return years

@@ -34,6 +34,8 @@ const (
 	ruleIdle       rule = "idle when quiet"
 	ruleLeak       rule = "nothing kept in memory"
 	ruleError      rule = "no error of its own"
+	ruleHeld       rule = "what is held is left alone"
+	ruleClosed     rule = "nothing begun in a closed pool"
 )
 
 // answer is a machine a caller was told of and counts on.
@@ -66,8 +68,9 @@ type ledger struct {
 	// refresh looks at the rows again, where another process's write may not
 	// have been looked at yet; without the lock.
 	refresh func()
-	// busyAge and idle are the engine's.
-	busyAge, idle time.Duration
+	// busyAge and idle are the engine's; grip is how long a destroy that had
+	// begun when its machine was held may yet take.
+	busyAge, idle, grip time.Duration
 
 	mu      sync.Mutex
 	rows    map[string]row     // live instances by id, as last seen
@@ -75,6 +78,14 @@ type ledger struct {
 	past    map[string]bool    // names that ever had a row
 	answers map[string]*answer // by machine
 	gone    map[string]bool    // leases whose callers never come back
+	// What orders may have ended, and how many: machines and leases by name.
+	doomed, ended map[string]int
+	// gripped is since when a machine is held although it was already being
+	// destroyed then: a destroy that had begun may still come true.
+	gripped map[string]time.Time
+	// holding are the machines an operator was told to be held, released those
+	// somebody was ever told to let go.
+	holding, released map[string]bool
 	story   []line
 	wrongs  []complaint
 	// restored: the store was put back to an old copy, so that what was
@@ -89,7 +100,11 @@ type complaint struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{rows: map[string]row{}, byName: map[string]string{}, past: map[string]bool{}, answers: map[string]*answer{}, gone: map[string]bool{}}
+	return &ledger{
+		rows: map[string]row{}, byName: map[string]string{}, past: map[string]bool{}, answers: map[string]*answer{}, gone: map[string]bool{},
+		doomed: map[string]int{}, ended: map[string]int{}, gripped: map[string]time.Time{},
+		holding: map[string]bool{}, released: map[string]bool{},
+	}
 }
 
 const maxComplaints = 20
@@ -216,6 +231,9 @@ func (l *ledger) holds(name string) (answer, bool) {
 	if a == nil {
 		return answer{}, false
 	}
+	if l.doomed[name] > 0 || l.ended[a.lease] > 0 {
+		return answer{}, false
+	}
 	now := time.Now()
 	if a.left && now.Sub(a.arrived) >= l.busyAge && now.Sub(a.called) >= l.idle {
 		return answer{}, false
@@ -255,6 +273,8 @@ func (l *ledger) destroying(name string) {
 	l.mu.Lock()
 	known := l.past[name]
 	restored := l.restored
+	named := l.doomed[name] > 0
+	grip, late := l.gripped[name]
 	l.mu.Unlock()
 	l.tell("cloud", "", name, "asked to destroy %s (row: %s)", name, r.state)
 	dead := l.dead(name)
@@ -267,9 +287,9 @@ func (l *ledger) destroying(name string) {
 	switch {
 	case ok && r.state != "destroying":
 		l.wrong(ruleGate, name, "%s is destroyed although its row is %s", name, r.state)
-	case ok && r.held:
-		l.wrong(ruleGate, name, "%s is destroyed although an operator holds it", name)
-	case !ok && !known && !restored && !dead:
+	case ok && r.held && (!late || time.Since(grip) > l.grip):
+		l.wrong(ruleHeld, name, "%s is destroyed although an operator holds it", name)
+	case !ok && !known && !restored && !dead && !named:
 		l.wrong(ruleGate, name, "%s, which never had a row, is destroyed", name)
 	}
 }

@@ -27,6 +27,7 @@ type plan struct {
 	slowShare float64 // of the store's answers, if it is slow
 	leaves    bool    // a pool leaves the file and returns between restarts
 	gitspaces bool
+	orders    int // of an operator
 	// concurrent: writes meet in the database, and only states are checked.
 	concurrent bool
 }
@@ -93,6 +94,7 @@ func drawPlan(d *dice) *plan {
 		{"clock", .12, func() { p.jumps = 1 + d.below(2, "jumps") }},
 		{"gitspaces", .25, func() { p.gitspaces = true }},
 		{"replicas", .2, func() { p.replicas = 2 }},
+		{"operator", .2, func() { p.orders = 4 + d.below(12, "orders") }},
 		{"leaving", .15, func() { p.leaves, p.crashes = true, max(p.crashes, 2) }},
 	}
 	for _, k := range kinds {
@@ -104,10 +106,10 @@ func drawPlan(d *dice) *plan {
 	if f.capacity > 0 {
 		f.quota = 0
 	}
-	if d.chance(.03, "long") {
+	if d.chance(.02, "long") {
 		// With the times of production.
 		p.kinds = append(p.kinds, "long")
-		p.load, p.times, f.slow, f.boot = 3*time.Hour, pool.Timeouts{}, 20*time.Second, 2*time.Minute
+		p.load, p.times, f.slow, f.boot = 2*time.Hour, pool.Timeouts{}, 20*time.Second, 2*time.Minute
 		p.crashes *= 3
 	}
 	return p

@@ -26,6 +26,7 @@ var (
 	simSeed    = flag.Uint64("sim.seed", 0, "run this seed only")
 	simFirst   = flag.Uint64("sim.first", 1, "the first seed of a run of many")
 	simVerbose = flag.Bool("sim.verbose", false, "print the whole story of each seed and the engine's log")
+	simKind    = flag.String("sim.kind", "", "run only the seeds that have this kind of trouble")
 	simReport  = flag.Duration("sim.report", 0, "how often to print progress; 0: never")
 )
 
@@ -50,7 +51,12 @@ func runSeeds(t *testing.T, name string, seeds int, open opener, b bite) {
 	t.Run("seeds", func(t *testing.T) {
 		for i := range uint64(seeds) {
 			seed := first + i
-			t.Run(fmt.Sprintf("%d=%s", seed, drawPlan(newDice(seed))), func(t *testing.T) {
+			p := drawPlan(newDice(seed))
+			if *simKind != "" && !slices.Contains(p.kinds, *simKind) {
+				done.Add(1)
+				continue
+			}
+			t.Run(fmt.Sprintf("%d=%s", seed, p), func(t *testing.T) {
 				t.Parallel()
 				defer done.Add(1)
 				for _, c := range simulate(t, seed, open, b) {
@@ -172,6 +178,7 @@ type sim struct {
 	logger  *slog.Logger
 
 	replicas []*replica
+	orders   orders
 	requests sync.WaitGroup
 	quiet    atomic.Bool
 	served   atomic.Int64
@@ -185,7 +192,7 @@ func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 		b.plan(s.plan)
 	}
 	s.times = s.plan.timeouts()
-	s.log.busyAge, s.log.idle = s.times.BusyAge, s.times.Idle
+	s.log.busyAge, s.log.idle, s.log.grip = s.times.BusyAge, s.times.Idle, s.times.Create+5*time.Minute
 	if *simVerbose {
 		s.logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -245,6 +252,7 @@ func (s *sim) run() {
 	for i := range s.plan.callers {
 		callers.Go(func() { s.caller(load, i) })
 	}
+	callers.Go(func() { s.operate(load) })
 	<-load.Done()
 	s.calm()
 	callers.Wait()

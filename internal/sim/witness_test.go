@@ -3,6 +3,8 @@ package sim
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -66,6 +68,8 @@ type pot struct {
 	name         string
 	max, counted int
 	retired      bool
+	override     pool.Override
+	gate         pool.Gate
 }
 
 const (
@@ -74,7 +78,7 @@ const (
 	selectClaims = `SELECT l.seq, l.id, l.generation, l.kind, l.state, l.waiter, l.instance_id, l.reason, l.due, l.arrived,
 		l.activated, l.need_until, l.claimed, l.no_claim, coalesce(c.pool, ''), coalesce(c.shape, ''), coalesce(c.zone, '')
 		FROM leases l LEFT JOIN lease_choices c ON c.seq = l.seq WHERE l.state NOT IN ('ended', 'lost')`
-	selectPots = `SELECT name, max, counted, retired FROM pools`
+	selectPots = `SELECT name, max, counted, retired, override, gate FROM pools`
 )
 
 func newWitness(s *sim, l *ledger) *witness {
@@ -189,11 +193,23 @@ func (w *witness) read(ctx context.Context) (state, error) {
 	}
 	err = scan(ctx, stmts[2], func(rows *sql.Rows) error {
 		var p pot
-		err := rows.Scan(&p.name, &p.max, &p.counted, &p.retired)
+		var override, gate string
+		if err := rows.Scan(&p.name, &p.max, &p.counted, &p.retired, &override, &gate); err != nil {
+			return err
+		}
+		err := errors.Join(decode(override, &p.override), decode(gate, &p.gate))
 		st.pools[p.name] = p
 		return err
 	})
 	return st, err
+}
+
+// decode reads a column of JSON, empty for nothing.
+func decode(text string, into any) error {
+	if text == "" {
+		return nil
+	}
+	return json.Unmarshal([]byte(text), into)
 }
 
 func scan(ctx context.Context, stmt *sql.Stmt, each func(*sql.Rows) error) error {
@@ -250,8 +266,10 @@ func (c *check) run() {
 	c.ownership()
 	c.counts()
 	c.answers()
+	c.holds()
 	if c.w.serial {
 		c.order()
+		c.closed()
 	}
 }
 
@@ -273,6 +291,9 @@ func (c *check) machines() {
 			c.w.wrong(ruleTransition, r.name, "%s goes from %s to %s", r.name, was.state, r.state)
 		}
 		c.due(r)
+		if known {
+			c.hold(was, r)
+		}
 		if r.bound && r.state == pool.Leased {
 			first, ok := c.w.taken[id]
 			if ok && first != r.key() {
@@ -295,8 +316,8 @@ func (c *check) gone(r row) {
 	switch {
 	case r.state != pool.Destroying && c.w.serial:
 		c.w.wrong(ruleTransition, r.name, "%s goes from %s to gone", r.name, r.state)
-	case r.held:
-		c.w.wrong(ruleGate, r.name, "the row of %s is gone although an operator holds it", r.name)
+	case r.held && !c.w.slipping(r.name):
+		c.w.wrong(ruleHeld, r.name, "the row of %s is gone although an operator holds it", r.name)
 	}
 	confirmed, exists, late := c.w.s.world.ended(r.name)
 	switch {

@@ -91,6 +91,23 @@ type snapshotAt struct {
 	seen []drivers.Instance
 }
 
+// neighbour is another controller in the same account, whose machines are none
+// of ours.
+const neighbour = "neighbour"
+
+// befriend puts machines of a neighbour into the account.
+func (w *world) befriend(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range n {
+		name := fmt.Sprintf("neighbour-%d", i)
+		w.machines[name] = &machine{
+			name: name, n: w.number(name), made: time.Now(), boots: time.Now(),
+			tags: drivers.Tags{Controller: neighbour, Pool: "p", Instance: "of-" + name, Kind: "build", Created: time.Now()},
+		}
+	}
+}
+
 func newWorld(d *dice, f faults, log *ledger) *world {
 	return &world{
 		d: d, log: log, bad: f, since: time.Now(),

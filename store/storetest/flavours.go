@@ -399,13 +399,45 @@ var heldTests = []test{
 		if i, l := h.prove(i); l != nil || i.State != pool.Warm || !i.Held {
 			h.Fatalf("machine is %s of %v, held %v", i.State, l, i.Held)
 		}
-		for _, s := range []pool.InstanceState{pool.Hibernating, pool.Warm, pool.Hibernating, pool.Hibernated, pool.Resuming} {
-			now := h.get(i.ID)
-			if got := h.change(i.ID, now.State, s); got.State != s || !got.Held {
-				h.Fatalf("machine is %s, held %v; want %s", got.State, got.Held, s)
-			}
+		h.sound()
+	}},
+	{"a machine held on its way to disk gets there and stays", func(h *harness) {
+		h.pools(9, "a")
+		i := h.warm("a")
+		h.change(i.ID, pool.Warm, pool.Hibernating)
+		h.hold(i.ID, true)
+		h.waiting("lease-1", "a")
+		if got := h.change(i.ID, pool.Hibernating, pool.Hibernated); got.State != pool.Hibernated || !got.Held {
+			h.Fatalf("machine is %s, held %v", got.State, got.Held)
 		}
 		h.sound()
+	}},
+	{"a held machine that is free only fails, whatever was decided before it was held", func(h *harness) {
+		h.pools(9, "a")
+		for _, i := range []pool.Instance{h.warm("a"), h.asleep("a")} {
+			h.hold(i.ID, true)
+			was := h.get(i.ID)
+			for _, to := range []pool.InstanceState{pool.Hibernating, pool.Resuming, pool.Destroying} {
+				_, err := h.Change(h.ctx, pool.Change{ID: i.ID, From: []pool.InstanceState{was.State}, To: to, Due: h.now, Now: h.tick()})
+				h.is(err, pool.ErrConflict)
+			}
+			h.equal("held", h.get(i.ID), was)
+			h.change(i.ID, was.State, pool.Failed)
+		}
+		h.sound()
+	}},
+	{"a machine that is let go is due, and not put off any more because it was held", func(h *harness) {
+		h.pools(9, "a")
+		i := h.warm("a")
+		h.change(i.ID, pool.Warm, pool.Destroying)
+		h.hold(i.ID, true)
+		later := pool.Postponement{Due: h.now.Add(time.Hour), Held: true, Reason: "held", Now: h.now}
+		h.no(h.Postpone(h.ctx, i.ID, pool.Destroying, later))
+		h.equal("due while held", h.get(i.ID).Due, later.Due)
+		got := h.hold(i.ID, false)
+		h.equal("due", got.Due, h.now)
+		h.is(h.Postpone(h.ctx, i.ID, pool.Destroying, later), pool.ErrConflict)
+		h.equal("still due", h.get(i.ID).Due, got.Due)
 	}},
 	{"a warm machine that is let go is handed to who waits for it", func(h *harness) {
 		h.pools(9, "a")

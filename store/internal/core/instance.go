@@ -229,6 +229,10 @@ func (s *Store) Change(ctx context.Context, c pool.Change) (pool.Instance, error
 		if !slices.Contains(c.From, i.State) || !i.State.May(c.To) {
 			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
 		}
+		if i.Held && isFree(i.State) && c.To != pool.Failed {
+			// Whoever decided that had not seen the hold.
+			return fmt.Errorf("it is held: %w", pool.ErrConflict)
+		}
 		if c.To == pool.Leased && !i.bound {
 			return fmt.Errorf("no lease holds it: %w", pool.ErrConflict)
 		}
@@ -283,11 +287,14 @@ func (s *Store) SetHeld(ctx context.Context, id string, held bool, now time.Time
 		if i.State == pool.Gone {
 			return fmt.Errorf("it is %s: %w", i.State, pool.ErrConflict)
 		}
+		if i.Held && !held {
+			i.Due = cut(now) // a hold may have put it off
+		}
 		i.Held = held
-		if err := must(t.Exec(ctx, HoldInstance, bit(held), id)); err != nil {
+		if err := must(t.Exec(ctx, HoldInstance, bit(held), ms(i.Due), id)); err != nil {
 			return err
 		}
-		if !held && (i.State == pool.Warm || i.State == pool.Hibernated) {
+		if !held && isFree(i.State) {
 			l, err := t.handOut(ctx, i, cut(now), time.Time{})
 			if err != nil {
 				return err
@@ -308,6 +315,9 @@ func (s *Store) Postpone(ctx context.Context, id string, state pool.InstanceStat
 		if i.State != state {
 			return conflict(i, state)
 		}
+		if p.Held && !i.Held {
+			return fmt.Errorf("it is not held any more: %w", pool.ErrConflict)
+		}
 		if err := must(t.Exec(ctx, PostponeInstance, ms(p.Due), int64(p.Attempts), clean(p.Reason), clean(p.Detail), id)); err != nil {
 			return err
 		}
@@ -315,6 +325,9 @@ func (s *Store) Postpone(ctx context.Context, id string, state pool.InstanceStat
 	})
 	return err
 }
+
+// isFree says whether a machine in s is to be had.
+func isFree(s pool.InstanceState) bool { return s == pool.Warm || s == pool.Hibernated }
 
 // withPool: the pool of a machine is locked before it, since it becomes free
 // or is gone.

@@ -210,7 +210,7 @@ func Portable() Statements {
 	address = $4, port = $5 WHERE id = $6`,
 		PostponeInstance: `UPDATE instances SET due = $1, attempts = $2, reason = $3, detail = $4 WHERE id = $5`,
 		SetDisks:         `UPDATE instances SET disks = $1 WHERE id = $2`,
-		HoldInstance:     `UPDATE instances SET held = $1 WHERE id = $2`,
+		HoldInstance:     `UPDATE instances SET held = $1, due = $2 WHERE id = $3`,
 		InstanceCalled:   instanceCalled,
 		SelectDueInstances: `SELECT ` + instanceColumns + ` FROM instances
 	WHERE pool = CAST($1 AS TEXT) AND state <> 'gone' AND due <= $2 ORDER BY due, id LIMIT CAST($3 AS BIGINT)`,
