@@ -68,7 +68,13 @@ func (a agents) reach(ctx context.Context, t pool.Target, f func(*machine) error
 // Health implements pool.Agent.
 func (a agents) Health(ctx context.Context, t pool.Target) (pool.Health, error) {
 	h := pool.Health{Version: "sim"}
-	err := a.reach(ctx, t, func(m *machine) error { h.RunningSteps = m.steps; return nil })
+	err := a.reach(ctx, t, func(m *machine) error {
+		h.RunningSteps, h.Used = m.steps, pool.UsedNever
+		if m.use != "" && !a.w.sabotage.amnesia {
+			h.Used = pool.UsedOnce
+		}
+		return nil
+	})
 	return h, err
 }
 
@@ -82,8 +88,12 @@ func (a agents) Setup(ctx context.Context, t pool.Target, body json.RawMessage) 
 	}
 	return a.reach(ctx, t, func(m *machine) error {
 		stage := stageOf(body)
-		a.w.log.setUp(m.name, m.used, stage)
-		m.used = stage
+		refused := m.use != "" && m.use != t.Use && !a.w.sabotage.amnesia
+		a.w.log.setUp(m.name, m.used, stage, refused)
+		if refused {
+			return &pool.AgentError{Op: "setup", Status: pool.StatusUsed, Message: "set up for somebody else before"}
+		}
+		m.used, m.use = stage, t.Use
 		if a.w.d.chance(a.w.bad.setupFails, "setup-fails", m.n) {
 			return &pool.AgentError{Op: "setup", Status: 500, Message: "Cannot connect to the Docker daemon"}
 		}

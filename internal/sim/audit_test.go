@@ -29,6 +29,7 @@ func (s *sim) settle(ctx context.Context) {
 	var left []unsettled
 	for {
 		s.relent(ctx)
+		s.clearUp(ctx)
 		left = s.unsettled()
 		if len(left) == 0 && !s.world.latecomers() || time.Now().After(limit) {
 			break
@@ -94,17 +95,20 @@ func (s *sim) unsettled() (out []unsettled) {
 	seen := s.witness.snapshot()
 	world := s.world.names()
 	rows := map[string]bool{}
-	warm, taken := map[string]int{}, map[string]int{}
+	free := map[string]*stock{}
+	for _, p := range s.plan.pools {
+		free[p.name] = &stock{warm: map[flavour]int{}, taken: map[flavour]int{}}
+	}
 	for _, r := range seen.rows {
 		rows[r.name] = true
 		if r.bound && s.excused(r.lease) || r.held && s.keeps(r.name) {
-			taken[r.pool]++ // a place nobody else can have
+			free[r.pool].taken[r.flavour]++ // a place nobody else can have
 			continue
 		}
 		_, exists := world[r.name]
 		switch {
 		case r.state == pool.Warm && exists && !s.world.dead(r.name):
-			warm[r.pool]++
+			free[r.pool].warm[r.flavour]++
 		case r.state != pool.Warm:
 			add(ruleQuiet, r.name, "%s is not warm", r)
 		default:
@@ -117,11 +121,11 @@ func (s *sim) unsettled() (out []unsettled) {
 	}
 	missing := 0
 	for _, p := range s.plan.pools {
-		want := min(s.wanted(p), p.max-taken[p.name])
-		if warm[p.name] > want {
-			add(ruleQuiet, "", "pool %s has %d warm machines of %d wanted", p.name, warm[p.name], want)
+		short, over := free[p.name].compare(p, s.wanted(p))
+		missing += short
+		for f, n := range over {
+			add(ruleQuiet, "", "pool %s has %d free machines more than wanted of %s/%s", p.name, n, f.tenant, f.variant)
 		}
-		missing += max(0, want-warm[p.name])
 	}
 	if missing > 0 && len(world) < room {
 		add(ruleQuiet, "", "%d warm machines are missing and there is room for them", missing)
@@ -146,7 +150,11 @@ func (s *sim) unsettled() (out []unsettled) {
 func (s *sim) short() bool {
 	want := 0
 	for _, p := range s.plan.pools {
-		want += min(s.wanted(p), p.max)
+		all := 0
+		for _, n := range s.wanted(p) {
+			all += n
+		}
+		want += min(all, p.max)
 	}
 	for _, r := range s.witness.snapshot().rows {
 		if r.held {
@@ -171,13 +179,13 @@ func (s *sim) reported(m machine) bool {
 	if s.host.Jumped().IsZero() && m.tags.Kind != string(pool.Gitspace) {
 		return false
 	}
-	events, err := s.store.Events(context.Background(), pool.EventQuery{Instance: m.tags.Instance})
+	events, err := s.store().Events(context.Background(), pool.EventQuery{Instance: m.tags.Instance})
 	return err == nil && slices.ContainsFunc(events, func(e pool.Event) bool { return e.Reason == "orphan_reported" })
 }
 
 // recount asks the store itself whether its counters are right.
 func (s *sim) recount(ctx context.Context) {
-	drift, err := s.store.Recount(ctx)
+	drift, err := s.store().Recount(ctx)
 	if err != nil {
 		s.log.wrong(ruleError, "", "recount: %v", err)
 	}

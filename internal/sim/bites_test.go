@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -75,6 +76,14 @@ func bites() []broken {
 			return &tampering{Store: st, s: s, text: `UPDATE instances SET held = 0`}
 		}, plan: ordered}},
 		{ruleClosed, "a stopped pool makes machines for requests", bite{store: func(s *sim, st pool.Store) pool.Store { return ajar{st, s} }, plan: ordered}},
+		{ruleUsed, "nobody notices that the store is an old copy", bite{world: sabotage{unwitnessed: true, amnesia: true}, plan: copied}},
+		{ruleInUse, "an old copy says that it was alive all the time", bite{store: func(_ *sim, st pool.Store) pool.Store { return ageless{st} }, plan: copied}},
+		{ruleStranger, "what an old copy does not know is not reported", bite{store: func(s *sim, st pool.Store) pool.Store { return incurious{st, s} }, plan: copied}},
+		{ruleFits, "a request for a big machine is given a usual one", bite{store: func(_ *sim, st pool.Store) pool.Store { return levelling{st} }, plan: mixed}},
+		{ruleStarved, "the planner sees nobody wait", bite{store: func(_ *sim, st pool.Store) pool.Store { return lonely{st} }, plan: mixed}},
+		{ruleCounter, "the counter of a flavour forgets a machine", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return &tampering{Store: st, s: s, text: `UPDATE flavours SET counted = max(0, counted - 1)`}
+		}, plan: mixed}},
 	}
 }
 
@@ -106,6 +115,21 @@ func clumsy(p *plan) {
 func ordered(p *plan) {
 	roomy(p)
 	p.orders = 20
+}
+
+// copied has its store put back to an old copy while much goes on.
+func copied(p *plan) {
+	roomy(p)
+	p.callers, p.restore, p.crashes, p.load = 8, byHand, 0, 12*time.Minute
+}
+
+// mixed has a small pool of several flavours and many who want one of them.
+func mixed(p *plan) {
+	crowded(p)
+	p.pools[0].max, p.flavours, p.load = 4, true, 12*time.Minute
+	p.pools[0].flavours = []flavourPlan{
+		{flavour{pool.DefaultFlavour, bigVariant}, 1, 3}, {flavour{otherName, pool.DefaultFlavour}, 1, -1}, {flavour{otherName, bigVariant}, 1, 3},
+	}
 }
 
 // moving is a world in which leases move from machine to machine while sweeps
@@ -238,6 +262,55 @@ func (a ajar) Intend(ctx context.Context, in pool.Intent) (pool.Instance, error)
 		return pool.Instance{}, derr
 	}
 	return i, err
+}
+
+// ageless is a store that was alive whenever anybody asks.
+type ageless struct{ pool.Store }
+
+func (a ageless) Lifetimes(ctx context.Context) ([]pool.Lifetime, error) {
+	all, err := a.Store.Lifetimes(ctx)
+	for k := range all {
+		all[k].To = time.Now().Add(time.Hour)
+	}
+	return all, err
+}
+
+// incurious is a store that knows every machine there is.
+type incurious struct {
+	pool.Store
+	s *sim
+}
+
+func (s incurious) Instance(ctx context.Context, id string) (pool.Instance, error) {
+	i, err := s.Store.Instance(ctx, id)
+	if !errors.Is(err, pool.ErrNotFound) {
+		return i, err
+	}
+	for name, m := range s.s.world.names() {
+		if m.tags.Instance == id {
+			return pool.Instance{ID: id, Name: name, State: pool.Warm}, nil
+		}
+	}
+	return i, err
+}
+
+// levelling is a store that takes every wish for the usual one.
+type levelling struct{ pool.Store }
+
+func (s levelling) Arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
+	for k := range a.Choices {
+		a.Choices[k].Shape = pool.ShapeOf(pool.DefaultFlavour, pool.DefaultFlavour, "img", "", 0, false, false)
+	}
+	return s.Store.Arrive(ctx, a)
+}
+
+// lonely is a store whose planner sees nobody wait.
+type lonely struct{ pool.Store }
+
+func (s lonely) Snapshot(ctx context.Context, name string, waiters int, now time.Time) (pool.Snapshot, error) {
+	snap, err := s.Store.Snapshot(ctx, name, waiters, now)
+	snap.Waiting, snap.WaitingMore = nil, false
+	return snap, err
 }
 
 // tampering is a store whose rows somebody else writes to.

@@ -103,7 +103,7 @@ func (st *stage) live(ctx context.Context) {
 	if s.plan.gitspaces && st.habit(.4, "gitspace") {
 		kind = pool.Gitspace
 	}
-	st.req = pool.SetupRequest{ID: st.id, Kind: kind, Pools: s.choose(st.id), Body: bodyOf(st.id), Timeout: s.wait()}
+	st.req = pool.SetupRequest{ID: st.id, Kind: kind, Pools: s.choose(st.id), Body: bodyOf(st.id), Timeout: s.wait(), Want: s.want(st.id)}
 	if st.habit(.05, "overtakes") {
 		// A destroy that overtakes its setup.
 		_ = st.destroy(ctx, "")
@@ -174,11 +174,12 @@ func (st *stage) told(r pool.SetupResult) {
 	s := st.s
 	before := st.res.Instance
 	if before.ID != "" && before.ID != r.Instance.ID {
-		if !s.world.dead(before.Name) && !s.log.ordered(st.id, before.Name) {
+		if !s.world.dead(before.Name) && !s.log.ordered(st.id, before.Name) && !s.log.forgot(st.id) {
 			s.log.wrong(ruleDurable, st.id, "%s was told of %s and then of %s", st.id, before.Name, r.Instance.Name)
 		}
 	}
 	st.res = r
+	s.fits(st.req, r.Instance)
 	s.log.answered(st.id, r.Instance.Name, st.first)
 }
 
@@ -197,7 +198,7 @@ func (st *stage) step(ctx context.Context, i int) bool {
 	if err == nil {
 		return true
 	}
-	if ctx.Err() == nil && !s.world.dead(name) && !transport(err) && !s.log.ordered(st.id, name) {
+	if ctx.Err() == nil && !s.world.dead(name) && !transport(err) && !s.log.ordered(st.id, name) && !s.log.forgot(st.id) {
 		switch {
 		case errors.Is(err, pool.ErrLost):
 			s.log.wrong(ruleFalseDeath, name, "a step of %s says that its machine died, but it lives: %v", st.id, err)

@@ -87,6 +87,16 @@ func (c *check) leaseDue(l claim) {
 	}
 }
 
+// patience is how long something that is to be done at once may take: one cloud
+// call that hangs until it is given up, its tick, and what the store takes.
+func (s *sim) patience() time.Duration {
+	d := s.times.Create + max(s.times.Boot, s.times.BootWindows) + 3*time.Minute
+	if s.plan.slowStore {
+		d += 5 * time.Minute
+	}
+	return d
+}
+
 // overdue checks, on the rows as last seen, that nothing has been due for
 // longer than a worker may take for it while a runner lives. up is since when
 // one has lived without a break.
@@ -97,12 +107,7 @@ func (s *sim) overdue(up time.Time) {
 	if at := s.host.Jumped(); at.After(up) {
 		up = at
 	}
-	// One cloud call that hangs until it is given up, its tick, and what the
-	// store takes: everything that is due is being worked on by then.
-	patience := s.times.Create + max(s.times.Boot, s.times.BootWindows) + 3*time.Minute
-	if s.plan.slowStore {
-		patience += 5 * time.Minute
-	}
+	patience := s.patience()
 	now := s.host.Now().Round(0)
 	up = up.Add(s.host.Now().Round(0).Sub(time.Now().Round(0)))
 	late := func(due int64) (time.Duration, bool) {

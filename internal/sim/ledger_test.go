@@ -35,6 +35,8 @@ const (
 	ruleLeak       rule = "nothing kept in memory"
 	ruleError      rule = "no error of its own"
 	ruleHeld       rule = "what is held is left alone"
+	ruleFits       rule = "what is given fits"
+	ruleStarved    rule = "no flavour starves"
 	ruleClosed     rule = "nothing begun in a closed pool"
 )
 
@@ -44,8 +46,12 @@ type answer struct {
 	machine string
 	arrived time.Time
 	called  time.Time
+	// told is when it was given first.
+	told time.Time
 	// left: its caller will never come back, and age may end it.
 	left bool
+	// unknown: the store was put back to a copy that does not have it.
+	unknown bool
 }
 
 // line is one event of the story.
@@ -88,9 +94,10 @@ type ledger struct {
 	holding, released map[string]bool
 	story   []line
 	wrongs  []complaint
-	// restored: the store was put back to an old copy, so that what was
-	// answered and made since is unknown to it.
-	restored bool
+	// restored: the store was put back to an old copy; forgotten are the leases
+	// that were answered since that was made.
+	restored  bool
+	forgotten map[string]bool
 }
 
 type complaint struct {
@@ -103,7 +110,7 @@ func newLedger() *ledger {
 	return &ledger{
 		rows: map[string]row{}, byName: map[string]string{}, past: map[string]bool{}, answers: map[string]*answer{}, gone: map[string]bool{},
 		doomed: map[string]int{}, ended: map[string]int{}, gripped: map[string]time.Time{},
-		holding: map[string]bool{}, released: map[string]bool{},
+		forgotten: map[string]bool{}, holding: map[string]bool{}, released: map[string]bool{},
 	}
 }
 
@@ -165,7 +172,11 @@ func (l *ledger) answered(lease, name string, arrived time.Time) {
 	l.mu.Lock()
 	other := l.answers[name]
 	now := time.Now()
-	l.answers[name] = &answer{lease: lease, machine: name, arrived: arrived, called: now}
+	a := &answer{lease: lease, machine: name, arrived: arrived, called: now, told: now}
+	if other != nil && other.lease == lease {
+		a.told = other.told
+	}
+	l.answers[name] = a
 	l.mu.Unlock()
 	if other != nil && other.lease != lease {
 		l.wrong(ruleUsed, name, "%s, which %s was told of, is given to %s", name, other.lease, lease)
@@ -272,7 +283,6 @@ func (l *ledger) destroying(name string) {
 	ok := r.id != ""
 	l.mu.Lock()
 	known := l.past[name]
-	restored := l.restored
 	named := l.doomed[name] > 0
 	grip, late := l.gripped[name]
 	l.mu.Unlock()
@@ -289,13 +299,21 @@ func (l *ledger) destroying(name string) {
 		l.wrong(ruleGate, name, "%s is destroyed although its row is %s", name, r.state)
 	case ok && r.held && (!late || time.Since(grip) > l.grip):
 		l.wrong(ruleHeld, name, "%s is destroyed although an operator holds it", name)
-	case !ok && !known && !restored && !dead && !named:
+	case !ok && !known && !dead && !named:
 		l.wrong(ruleGate, name, "%s, which never had a row, is destroyed", name)
 	}
 }
 
-// setUp is told when an agent is set up for a lease.
-func (l *ledger) setUp(name, before, lease string) {
+// setUp is told when an agent is set up for a lease, or refuses to be.
+func (l *ledger) setUp(name, before, lease string, refused bool) {
+	l.mu.Lock()
+	restored := l.restored
+	l.mu.Unlock()
+	if refused && restored {
+		// An old copy of the store cannot know; that is what agents refuse for.
+		l.tell("agent", lease, name, "%s, which is %s's, refuses to be set up for %s", name, before, lease)
+		return
+	}
 	l.tell("agent", lease, name, "%s is set up for %s", name, lease)
 	if before != "" && before != lease {
 		l.wrong(ruleUsed, name, "%s was set up for %s and is now for %s", name, before, lease)

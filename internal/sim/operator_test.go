@@ -228,15 +228,17 @@ func minOf(o pool.Override) int {
 	return *o.Min
 }
 
-// wanted is how many machines of a pool are to be free in the end.
-func (s *sim) wanted(p poolPlan) int {
+// wanted is how many machines of each flavour of a pool are to be free in the
+// end: an override's target is the default's, zero that of all.
+func (s *sim) wanted(p poolPlan) map[flavour]int {
+	want := p.targets()
 	switch o := s.orders.final[p.name]; {
-	case o.Stopped:
-		return 0
+	case o.Stopped, o.Min != nil && *o.Min == 0:
+		clear(want)
 	case o.Min != nil:
-		return *o.Min
+		want[usual] = *o.Min
 	}
-	return p.min
+	return want
 }
 
 // excuse adds to what orders may have ended.

@@ -28,6 +28,8 @@ type plan struct {
 	leaves    bool    // a pool leaves the file and returns between restarts
 	gitspaces bool
 	orders    int // of an operator
+	restore   restore
+	flavours  bool // pools with variants and tenants
 	// concurrent: writes meet in the database, and only states are checked.
 	concurrent bool
 }
@@ -37,6 +39,9 @@ type poolPlan struct {
 	min, max    int
 	pausing     bool
 	local       bool
+	// flavours are what it makes beside its default, with their targets; without
+	// them it makes only that.
+	flavours []flavourPlan
 }
 
 func (p *plan) String() string {
@@ -94,6 +99,8 @@ func drawPlan(d *dice) *plan {
 		{"clock", .12, func() { p.jumps = 1 + d.below(2, "jumps") }},
 		{"gitspaces", .25, func() { p.gitspaces = true }},
 		{"replicas", .2, func() { p.replicas = 2 }},
+		{"restored", .12, func() { p.restore = []restore{fromBackup, byHand}[d.below(2, "restore")] }},
+		{"flavours", .2, func() { p.drawFlavours(d) }},
 		{"operator", .2, func() { p.orders = 4 + d.below(12, "orders") }},
 		{"leaving", .15, func() { p.leaves, p.crashes = true, max(p.crashes, 2) }},
 	}
@@ -102,6 +109,11 @@ func drawPlan(d *dice) *plan {
 			k.set()
 			p.kinds = append(p.kinds, k.name)
 		}
+	}
+	if p.restore != "" {
+		// By a clock that was set nobody can tell when a machine was made.
+		p.jumps = 0
+		p.load += 4 * time.Minute
 	}
 	if f.capacity > 0 {
 		f.quota = 0

@@ -30,7 +30,7 @@ func TestSimulationOnPostgres(t *testing.T) {
 	var schemas atomic.Int64
 	runSeeds(t, "TestSimulationOnPostgres", *simSeeds, func(ctx context.Context, _ string) (pool.Store, *sql.DB, error) {
 		return storePostgres(ctx, dsn, fmt.Sprintf("sim_%d_%d", os.Getpid(), schemas.Add(1)))
-	}, bite{plan: func(p *plan) { p.replicas, p.jumps, p.concurrent = 2, 0, true }})
+	}, bite{plan: func(p *plan) { p.replicas, p.jumps, p.concurrent, p.restore = 2, 0, true, "" }})
 }
 
 // storePostgres makes a schema of its own on a server, which is dropped when

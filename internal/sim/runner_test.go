@@ -16,12 +16,18 @@ import (
 type replica struct {
 	s    *sim
 	name string
+	// power is taken while the runner is started: who has it keeps it off.
+	power chan struct{}
 
 	mu      sync.Mutex
 	current *incarnation
 	started int
 	// up is since when this host has had a runner that runs.
 	up time.Time
+}
+
+func newReplica(s *sim, name string) *replica {
+	return &replica{s: s, name: name, power: make(chan struct{}, 1)}
 }
 
 // incarnation is one life of the runner, from start to crash.
@@ -97,7 +103,7 @@ func (r *replica) begin(ctx context.Context) *incarnation {
 // config is what an incarnation is made of.
 func (s *sim) config(name string, p *process) pool.ManagerConfig {
 	cfg := pool.ManagerConfig{
-		Store: fused{s.store, p, s.witness}, Agent: agents{s.world, p}, Solo: s.plan.replicas == 1,
+		Store: fused{s.store(), p, s.witness}, Agent: agents{s.world, p}, Solo: s.plan.replicas == 1,
 		Log: s.logger.With("process", name), Incarnation: name, Timeouts: s.plan.times, Now: s.host.Now,
 		Open: func(pc pool.PoolConfig) (pool.Opened, error) {
 			pp := s.poolNamed(pc.Name)
@@ -113,15 +119,20 @@ func (s *sim) config(name string, p *process) pool.ManagerConfig {
 			}, nil
 		},
 	}
+	if s.plan.restore == byHand && !s.bite.world.unwitnessed {
+		cfg.Witness = &s.vault
+	}
 	for i := range s.plan.pools {
 		pp := &s.plan.pools[i]
 		if i > 0 && s.plan.leaves && !s.isQuiet() && s.d.chance(.5, name, "leaves") {
 			continue
 		}
-		cfg.Pools = append(cfg.Pools, pool.PoolConfig{
+		pc := pool.PoolConfig{
 			Name: pp.name, Driver: "sim", Min: pp.min + s.bite.minOff, Max: pp.max + s.bite.limitOff, Wait: s.wait(),
 			SpecJSON: json.RawMessage(`{}`), Image: "img",
-		})
+		}
+		pp.configure(&pc)
+		cfg.Pools = append(cfg.Pools, pc)
 	}
 	return cfg
 }
@@ -130,11 +141,13 @@ func (s *sim) config(name string, p *process) pool.ManagerConfig {
 // started a little later, as a container's restart policy would.
 func (r *replica) supervise(ctx context.Context) {
 	for ctx.Err() == nil {
+		r.power <- struct{}{}
 		in := r.begin(ctx)
 		r.mu.Lock()
 		r.current, r.up = in, time.Now()
 		n := r.started
 		r.mu.Unlock()
+		<-r.power
 		select {
 		case <-in.done:
 			r.mu.Lock()

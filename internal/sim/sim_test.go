@@ -172,13 +172,15 @@ type sim struct {
 	world   *world
 	log     *ledger
 	witness *witness
-	store   pool.Store
+	dir     string
+	vault   vault
 	host    *testclock.Clock
 	bus     *bus
 	logger  *slog.Logger
 
 	replicas []*replica
 	orders   orders
+	hungry   map[hunger]time.Time
 	requests sync.WaitGroup
 	quiet    atomic.Bool
 	served   atomic.Int64
@@ -187,7 +189,7 @@ type sim struct {
 
 func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 	d := newDice(seed)
-	s := &sim{t: t, seed: seed, d: d, plan: drawPlan(d), bite: b, log: newLedger(), host: &testclock.Clock{}, logger: slog.New(slog.DiscardHandler)}
+	s := &sim{t: t, seed: seed, d: d, plan: drawPlan(d), bite: b, log: newLedger(), hungry: map[hunger]time.Time{}, host: &testclock.Clock{}, logger: slog.New(slog.DiscardHandler)}
 	if b.plan != nil {
 		b.plan(s.plan)
 	}
@@ -209,20 +211,26 @@ func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.store = st
-	if b.store != nil {
-		s.store = b.store(s, st)
-	}
+	s.dir = dir
+	s.vault.fill(s.wrapped(st))
 	if err := s.witness.open(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
 	for i := range s.plan.replicas {
-		s.replicas = append(s.replicas, &replica{s: s, name: string(rune('A' + i))})
+		s.replicas = append(s.replicas, newReplica(s, string(rune('A'+i))))
 	}
 	return s
 }
 
 func (s *sim) isQuiet() bool { return s.quiet.Load() }
+
+// wrapped is a store as a bite wants it.
+func (s *sim) wrapped(st pool.Store) pool.Store {
+	if s.bite.store == nil {
+		return st
+	}
+	return s.bite.store(s, st)
+}
 
 // wait is how long a setup waits for a machine.
 func (s *sim) wait() time.Duration { return min(pool.DefaultWait, s.plan.load/3) }
@@ -266,7 +274,7 @@ func (s *sim) run() {
 	if err := s.witness.close(); err != nil {
 		s.log.wrong(ruleError, "", "close: %v", err)
 	}
-	if err := s.store.Close(); err != nil {
+	if err := s.store().Close(); err != nil {
 		s.log.wrong(ruleError, "", "close: %v", err)
 	}
 	starts := 0
@@ -304,6 +312,7 @@ func (s *sim) watch(ctx context.Context) {
 			}
 		}
 		s.overdue(up)
+		s.starving(up)
 	}
 }
 
@@ -333,5 +342,6 @@ func (s *sim) trouble(ctx context.Context) {
 			s.host.Set(by)
 		}
 	})
+	all.Go(func() { s.travel(ctx) })
 	all.Wait()
 }

@@ -28,7 +28,7 @@ type witness struct {
 	stepMu sync.RWMutex
 	mu     sync.Mutex // guards db's statements and what follows
 	db     *sql.DB
-	stmts  [3]*sql.Stmt
+	stmts  [4]*sql.Stmt
 	leases map[pool.LeaseKey]claim
 	pools  map[string]pot
 	// taken is the lease a machine was first fully given to, by instance id.
@@ -39,6 +39,7 @@ type witness struct {
 // row is an instance as the database has it.
 type row struct {
 	id, name, pool, shape, lease, zone, reason string
+	flavour                                    flavour
 	state                                      pool.InstanceState
 	kind                                       pool.Kind
 	generation                                 int64
@@ -61,7 +62,13 @@ type claim struct {
 	waits map[string]wish
 }
 
-type wish struct{ shape, zone string }
+type wish struct {
+	shape, zone string
+	flavour     flavour
+}
+
+// flavour is a tenant's variant of a pool.
+type flavour struct{ tenant, variant string }
 
 // pot is a pool as the database has it.
 type pot struct {
@@ -70,15 +77,20 @@ type pot struct {
 	retired      bool
 	override     pool.Override
 	gate         pool.Gate
+	// flavours are those with a limit of their own.
+	flavours map[flavour]tally
 }
+
+type tally struct{ max, counted int }
 
 const (
 	selectRows = `SELECT id, name, pool, shape, lease_id, zone, reason, state, kind, lease_generation,
-		cold, bound, held, since, due, deadline FROM instances WHERE state <> 'gone'`
+		cold, bound, held, since, due, deadline, tenant, variant FROM instances WHERE state <> 'gone'`
 	selectClaims = `SELECT l.seq, l.id, l.generation, l.kind, l.state, l.waiter, l.instance_id, l.reason, l.due, l.arrived,
-		l.activated, l.need_until, l.claimed, l.no_claim, coalesce(c.pool, ''), coalesce(c.shape, ''), coalesce(c.zone, '')
+		l.activated, l.need_until, l.claimed, l.no_claim, coalesce(c.pool, ''), coalesce(c.shape, ''), coalesce(c.zone, ''), coalesce(c.tenant, ''), coalesce(c.variant, '')
 		FROM leases l LEFT JOIN lease_choices c ON c.seq = l.seq WHERE l.state NOT IN ('ended', 'lost')`
 	selectPots = `SELECT name, max, counted, retired, override, gate FROM pools`
+	selectTallies = `SELECT pool, tenant, variant, max, counted FROM flavours`
 )
 
 func newWitness(s *sim, l *ledger) *witness {
@@ -92,7 +104,7 @@ func (w *witness) open(ctx context.Context, db *sql.DB) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.db = db
-	for k, text := range []string{selectRows, selectClaims, selectPots} {
+	for k, text := range []string{selectRows, selectClaims, selectPots, selectTallies} {
 		stmt, err := db.PrepareContext(ctx, text)
 		if err != nil {
 			return err
@@ -159,7 +171,7 @@ func (w *witness) read(ctx context.Context) (state, error) {
 	err := scan(ctx, stmts[0], func(rows *sql.Rows) error {
 		var r row
 		if err := rows.Scan(&r.id, &r.name, &r.pool, &r.shape, &r.lease, &r.zone, &r.reason, &r.state, &r.kind,
-			&r.generation, &r.cold, &r.bound, &r.held, &r.since, &r.due, &r.deadline); err != nil {
+			&r.generation, &r.cold, &r.bound, &r.held, &r.since, &r.due, &r.deadline, &r.flavour.tenant, &r.flavour.variant); err != nil {
 			return err
 		}
 		st.rows[r.id] = r
@@ -173,7 +185,8 @@ func (w *witness) read(ctx context.Context) (state, error) {
 		var name string
 		var want wish
 		if err := rows.Scan(&c.seq, &c.key.ID, &c.key.Generation, &c.kind, &c.state, &c.waiter, &c.instance, &c.reason, &c.due,
-			&c.arrived, &c.active, &c.needUntil, &c.started, &c.noClaim, &name, &want.shape, &want.zone); err != nil {
+			&c.arrived, &c.active, &c.needUntil, &c.started, &c.noClaim, &name, &want.shape, &want.zone,
+			&want.flavour.tenant, &want.flavour.variant); err != nil {
 			return err
 		}
 		if have, ok := st.leases[c.key]; ok {
@@ -199,6 +212,22 @@ func (w *witness) read(ctx context.Context) (state, error) {
 		}
 		err := errors.Join(decode(override, &p.override), decode(gate, &p.gate))
 		st.pools[p.name] = p
+		return err
+	})
+	if err != nil || !w.s.plan.flavours {
+		return st, err
+	}
+	err = scan(ctx, stmts[3], func(rows *sql.Rows) error {
+		var name string
+		var f flavour
+		var t tally
+		err := rows.Scan(&name, &f.tenant, &f.variant, &t.max, &t.counted)
+		p := st.pools[name]
+		if p.flavours == nil {
+			p.flavours = map[flavour]tally{}
+		}
+		p.flavours[f] = t
+		st.pools[name] = p
 		return err
 	})
 	return st, err
@@ -269,6 +298,7 @@ func (c *check) run() {
 	c.holds()
 	if c.w.serial {
 		c.order()
+		c.refills()
 		c.closed()
 	}
 }
@@ -375,7 +405,7 @@ func (c *check) requests() {
 
 // over checks a lease that is final now.
 func (c *check) over(key pool.LeaseKey, was claim) {
-	final, err := c.w.s.store.LeaseAt(context.Background(), key)
+	final, err := c.w.s.store().LeaseAt(context.Background(), key)
 	if err != nil {
 		c.w.wrong(ruleDurable, key.ID, "the row of lease %s is gone: %v", key.ID, err)
 		return
@@ -440,6 +470,7 @@ func (c *check) counts() {
 		if p.counted != live[name] {
 			c.w.wrong(ruleCounter, "", "the counter of pool %s says %d, there are %d", name, p.counted, live[name])
 		}
+		c.tallies(p)
 	}
 }
 
@@ -447,11 +478,10 @@ func (c *check) counts() {
 func (c *check) answers() {
 	c.w.ledger.mu.Lock()
 	held := slices.Collect(maps.Keys(c.w.ledger.answers))
-	restored := c.w.restored
 	c.w.ledger.mu.Unlock()
 	for _, name := range held {
 		a, still := c.w.holds(name)
-		if !still || restored {
+		if !still || a.unknown {
 			continue
 		}
 		ok := false
@@ -477,6 +507,10 @@ func (c *check) order() {
 		if !ok {
 			continue
 		}
+		places := 0
+		if r.cold {
+			places = c.ahead(r.pool, l.seq)
+		}
 		for other, e := range c.now.leases {
 			want, waits := e.waits[r.pool]
 			if e.state != pool.LeaseWaiting || e.seq >= l.seq || e.waiter == "" || !waits {
@@ -487,7 +521,7 @@ func (c *check) order() {
 			}
 			if r.cold {
 				// Places left over by those who wait longer may go to others.
-				if c.now.pools[r.pool].max-c.now.pools[r.pool].counted < c.ahead(r.pool, l.seq) {
+				if c.now.pools[r.pool].max-c.now.pools[r.pool].counted < places {
 					c.w.wrong(ruleOrder, key.ID, "%s is given a place of pool %s although %s waits longer", key.ID, r.pool, other.ID)
 				}
 				continue
@@ -499,13 +533,21 @@ func (c *check) order() {
 	}
 }
 
-// ahead is how many leases wait for a pool before a place in the queue.
+// ahead is how many leases wait for a place of a pool before one in the queue
+// and could take one: no more of a flavour than its own limit has room for.
 func (c *check) ahead(name string, seq int64) int {
-	n := 0
+	waiting := map[flavour]int{}
 	for _, e := range c.now.leases {
-		if _, waits := e.waits[name]; waits && e.state == pool.LeaseWaiting && e.seq < seq && e.waiter != "" {
-			n++
+		if want, waits := e.waits[name]; waits && e.state == pool.LeaseWaiting && e.seq < seq && e.waiter != "" {
+			waiting[want.flavour]++
 		}
+	}
+	n := 0
+	for f, k := range waiting {
+		if t, limited := c.now.pools[name].flavours[f]; limited && t.max >= 0 {
+			k = min(k, max(0, t.max-t.counted))
+		}
+		n += k
 	}
 	return n
 }

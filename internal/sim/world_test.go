@@ -67,6 +67,8 @@ type sabotage struct {
 	// consoleHangs: reading a console ends with the process only.
 	consoleHangs bool
 	renames      bool // machines are asked for in another name
+	amnesia      bool // agents do not know that they were set up before
+	unwitnessed  bool // nobody remembers beside the store when it was alive
 }
 
 type machine struct {
@@ -80,8 +82,8 @@ type machine struct {
 	paused, asleep        bool
 	// late: the cloud made it after the call for it had failed.
 	late bool
-	// used is the lease its agent was set up for.
-	used string
+	// used is the lease its agent was set up for, use what it calls that.
+	used, use string
 	// steps run in it now.
 	steps int
 }
@@ -224,6 +226,9 @@ func (w *world) make(spec drivers.Spec, late bool) error {
 		return fmt.Errorf("%w: %d machines", drivers.ErrQuota, n)
 	}
 	w.made++
+	if !late {
+		delete(w.confirmed, spec.Name) // an old copy of the store may have it made anew
+	}
 	n := w.number(spec.Name)
 	m := &machine{name: spec.Name, n: n, tags: spec.Tags, made: now, late: late}
 	if !w.d.chance(w.bad.neverBoots, "never-boots", n) {

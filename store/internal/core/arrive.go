@@ -279,12 +279,13 @@ func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lea
 		if err != nil {
 			return nil, err
 		}
+		if l == nil {
+			// Another writer took it between the two statements, out of the queues
+			// too; if it is in one again, that is not ours to undo.
+			continue
+		}
 		if _, err := t.Exec(ctx, DropChoices, seq); err != nil {
 			return nil, err
-		}
-		if l == nil {
-			// Another writer took it between the two statements.
-			continue
 		}
 		if err := l.decode(); err != nil {
 			return nil, err
