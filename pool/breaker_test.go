@@ -158,6 +158,9 @@ func TestCostCapClosesUntilMidnightAndOpensThen(t *testing.T) {
 	if g := g.capped(10, 0, midnight); g != (Gate{Failures: 2, Kept: "x"}) {
 		t.Errorf("the next day the gate is %+v", g)
 	}
+	if g := g.capped(10, 11*time.Hour, midnight); g.Reason != GateCost || !g.Until.Equal(midnight.Add(24*time.Hour)) {
+		t.Errorf("over the cap of the next day too the gate is %+v", g)
+	}
 	if g := g.capped(20, 11*time.Hour, noon); g.Reason != "" {
 		t.Errorf("with a higher cap the gate is %+v", g)
 	}

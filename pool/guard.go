@@ -41,7 +41,7 @@ func (m *Manager) guardCost(ctx context.Context, rt *runtime) error {
 	rt.breaker.change(func(g Gate) (Gate, []Event) {
 		next := g.capped(rt.cfg.Guards.HoursPerDay, spent.Time, now)
 		switch {
-		case g.Reason != GateCost && next.Reason == GateCost:
+		case next.Reason == GateCost && next != g:
 			return next, []Event{closing(rt.cfg.Name, g, next, now)}
 		case g.Reason == GateCost && next.Reason != GateCost:
 			return next, []Event{opening(rt.cfg.Name, g, now)}
@@ -57,7 +57,8 @@ func (m *Manager) guardCost(ctx context.Context, rt *runtime) error {
 func (g Gate) capped(hours float64, spent time.Duration, now time.Time) Gate {
 	over := hours > 0 && spent.Hours() >= hours
 	switch {
-	case over && g.Reason != GateCost:
+	case over && (g.Reason != GateCost || !now.Before(g.Until)):
+		// Also once more: the next day, or after the clock was set.
 		return Gate{
 			Reason: GateCost, Detail: fmt.Sprintf("%.1f of %g machine-hours of this UTC day are spent (hours_per_day)", spent.Hours(), hours),
 			Since: now, Until: now.Truncate(24 * time.Hour).Add(24 * time.Hour), Failures: g.Failures, Kept: g.Kept,

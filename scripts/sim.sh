@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The simulation by hand: SEEDS=n seeds from FIRST on, or one SEED=k, perhaps
-# with its whole story (VERBOSE=1), the race detector (RACE=1), or on a real
+# with its whole story (VERBOSE=1), those with one KIND of trouble, the race detector (RACE=1), or on a real
 # Postgres (POSTGRES=1). It tells of its progress every few seconds.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
@@ -22,6 +22,7 @@ if [ -n "${SEED:-}" ]; then
 else
 	flags+=(-sim.seeds="${SEEDS:-2000}")
 fi
+[ -z "${KIND:-}" ] || flags+=(-sim.kind="$KIND")
 [ -z "${VERBOSE:-}" ] || flags+=(-sim.verbose -test.v)
 # Many seeds: a night must not end because of a default.
 go test ${RACE:+-race} -run "^$test\$" -count=1 -timeout 24h ./internal/sim -args "${flags[@]}"

@@ -50,7 +50,7 @@ func (s *sim) settle(ctx context.Context) {
 	synctest.Wait()
 	after := s.witness.refresh()
 	// Or because the pool is still short of machines, and tries.
-	young := !s.short()
+	young := !s.short() && !s.turns(10*time.Minute)
 	now := s.host.Now().Round(0)
 	for _, r := range before.rows {
 		// A lease whose caller never came back ends by its age at any moment.
@@ -68,6 +68,7 @@ func (s *sim) settle(ctx context.Context) {
 		s.lingering(ctx)
 	}
 	s.recount(ctx)
+	s.passOn(ctx)
 }
 
 // unheld leaves out when held rows are looked at again, which changes nothing.
@@ -103,12 +104,20 @@ func (s *sim) unsettled() (out []unsettled) {
 		rows[r.name] = true
 		if r.bound && s.excused(r.lease) || r.held && s.keeps(r.name) {
 			free[r.pool].taken[r.flavour]++ // a place nobody else can have
+			if (r.state == pool.Warm || r.state == pool.Hibernated || r.state == pool.Leased) && s.world.dead(r.name) {
+				add(ruleQuiet, r.name, "%s is dead, and nobody has noticed", r)
+			}
 			continue
 		}
 		_, exists := world[r.name]
 		switch {
 		case r.state == pool.Warm && exists && !s.world.dead(r.name):
 			free[r.pool].warm[r.flavour]++
+		case r.state == pool.Hibernated && exists && !s.world.dead(r.name) && s.poolNamed(r.pool).hibernate:
+			free[r.pool].warm[r.flavour]++
+			if r.flavour == usual {
+				free[r.pool].asleep++
+			}
 		case r.state != pool.Warm:
 			add(ruleQuiet, r.name, "%s is not warm", r)
 		default:
@@ -122,7 +131,12 @@ func (s *sim) unsettled() (out []unsettled) {
 	missing := 0
 	for _, p := range s.plan.pools {
 		short, over := free[p.name].compare(p, s.wanted(p))
-		missing += short
+		if g := seen.pools[p.name].gate; g.Reason != pool.GateCost || !s.host.Now().Before(g.Until) {
+			missing += short
+		}
+		if awake := free[p.name].warm[usual] - free[p.name].asleep; p.hibernate && short == 0 && awake != min(p.running, free[p.name].warm[usual]) {
+			add(ruleQuiet, "", "pool %s has %d free machines in memory and %d on disk, and wants %d in memory", p.name, awake, free[p.name].asleep, p.running)
+		}
 		for f, n := range over {
 			add(ruleQuiet, "", "pool %s has %d free machines more than wanted of %s/%s", p.name, n, f.tenant, f.variant)
 		}

@@ -84,6 +84,12 @@ func bites() []broken {
 		{ruleCounter, "the counter of a flavour forgets a machine", bite{store: func(s *sim, st pool.Store) pool.Store {
 			return &tampering{Store: st, s: s, text: `UPDATE flavours SET counted = max(0, counted - 1)`}
 		}, plan: mixed}},
+		{ruleQuiet, "one machine too many stays in memory", bite{config: func(pc *pool.PoolConfig) { pc.Running++ }, plan: tiered}},
+		{ruleQuiet, "nobody looks at the schedule", bite{config: func(pc *pool.PoolConfig) { pc.Schedules = nil }, plan: scheduled}},
+		{ruleGuard, "there is no bound for a minute", bite{config: func(pc *pool.PoolConfig) { pc.Guards.PerMinute = 0 }, plan: guarded}},
+		{ruleGuard, "there is no cap for a day", bite{config: func(pc *pool.PoolConfig) { pc.Guards.HoursPerDay = 0 }, plan: guarded}},
+		{ruleOpens, "a gate that was closed never opens", bite{store: func(_ *sim, st pool.Store) pool.Store { return rusty{st} }, plan: guarded}},
+		{ruleQuiet, "a gate closes for ever", bite{store: func(_ *sim, st pool.Store) pool.Store { return locked{st} }, plan: clumsier}},
 	}
 }
 
@@ -130,6 +136,32 @@ func mixed(p *plan) {
 	p.pools[0].flavours = []flavourPlan{
 		{flavour{pool.DefaultFlavour, bigVariant}, 1, 3}, {flavour{otherName, pool.DefaultFlavour}, 1, -1}, {flavour{otherName, bigVariant}, 1, 3},
 	}
+}
+
+// tiered keeps two of four machines on disk.
+func tiered(p *plan) {
+	roomy(p)
+	p.pools[0].min, p.pools[0].hibernate, p.pools[0].running = 4, true, 2
+}
+
+// scheduled wants more machines from the fifth minute to the fiftieth.
+func scheduled(p *plan) {
+	roomy(p)
+	p.pools[0].schedules = []pool.Schedule{{From: 5 * time.Minute, To: 50 * time.Minute, Zone: time.UTC, Min: 5}}
+}
+
+// guarded may begin one machine a minute, and spend half an hour in a day that
+// ends soon.
+func guarded(p *plan) {
+	roomy(p)
+	p.pools[0].perMinute, p.pools[0].hours, p.begins = 1, .5, day-25*time.Minute
+	p.slowStore, p.jumps, p.restore, p.skewed, p.load, p.callers = false, 0, "", false, 15*time.Minute, 8
+}
+
+// clumsier is a cloud in which many creations fail.
+func clumsier(p *plan) {
+	roomy(p)
+	p.faults.createFails = .7
 }
 
 // moving is a world in which leases move from machine to machine while sweeps
@@ -311,6 +343,26 @@ func (s lonely) Snapshot(ctx context.Context, name string, waiters int, now time
 	snap, err := s.Store.Snapshot(ctx, name, waiters, now)
 	snap.Waiting, snap.WaitingMore = nil, false
 	return snap, err
+}
+
+// rusty is a store in which a gate that a cap has closed stays so.
+type rusty struct{ pool.Store }
+
+func (s rusty) SetGate(ctx context.Context, name string, g pool.Gate, now time.Time, events ...pool.Event) error {
+	if g.Reason == "" {
+		return s.Store.Note(ctx, events...)
+	}
+	return s.Store.SetGate(ctx, name, g, now, events...)
+}
+
+// locked is a store whose gates close for ever.
+type locked struct{ pool.Store }
+
+func (s locked) SetGate(ctx context.Context, name string, g pool.Gate, now time.Time, events ...pool.Event) error {
+	if g.Reason != "" {
+		g.Until = now.Add(365 * day)
+	}
+	return s.Store.SetGate(ctx, name, g, now, events...)
 }
 
 // tampering is a store whose rows somebody else writes to.

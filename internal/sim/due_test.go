@@ -69,7 +69,7 @@ func (c *check) due(r row) {
 	if at := c.p.host.Jumped(); !at.IsZero() && time.Since(at) < time.Minute {
 		return // reckoned before the clock was set, perhaps
 	}
-	if away := time.UnixMilli(r.due).Sub(c.p.host.Now().Round(0)); away > c.w.s.stateBound(r)+time.Second {
+	if away := time.UnixMilli(r.due).Sub(c.p.host.Now().Round(0)); away > c.w.s.stateBound(r)+c.w.s.slack() {
 		c.w.wrong(ruleDue, r.name, "%s is %s and due only in %s", r.name, r.state, away)
 	}
 }
@@ -82,7 +82,7 @@ func (c *check) leaseDue(l claim) {
 	if at := c.p.host.Jumped(); !at.IsZero() && time.Since(at) < time.Minute {
 		return
 	}
-	if away := time.UnixMilli(l.due).Sub(c.p.host.Now().Round(0)); away > c.w.s.leaseBound(l)+time.Second {
+	if away := time.UnixMilli(l.due).Sub(c.p.host.Now().Round(0)); away > c.w.s.leaseBound(l)+c.w.s.slack() {
 		c.w.wrong(ruleDue, l.key.ID, "lease %s is %s and due only in %s", l.key.ID, l.state, away)
 	}
 }
@@ -121,7 +121,7 @@ func (s *sim) overdue(up time.Time) {
 	seen := s.witness.snapshot()
 	for _, r := range seen.rows {
 		// A clock that was set back must not have put them off.
-		if away := time.UnixMilli(r.due).Sub(now); now.Sub(up) > time.Minute && away > s.stateBound(r)+time.Second {
+		if away := time.UnixMilli(r.due).Sub(now); now.Sub(up) > time.Minute && away > s.stateBound(r)+s.slack() {
 			s.log.wrong(ruleDue, r.name, "%s is due only in %s", r, away)
 		}
 		if d, yes := late(r.due); yes && r.state != pool.Leased {
@@ -129,7 +129,7 @@ func (s *sim) overdue(up time.Time) {
 		}
 	}
 	for _, l := range seen.leases {
-		if away := time.UnixMilli(l.due).Sub(now); now.Sub(up) > time.Minute && away > s.leaseBound(l)+time.Second {
+		if away := time.UnixMilli(l.due).Sub(now); now.Sub(up) > time.Minute && away > s.leaseBound(l)+s.slack() {
 			s.log.wrong(ruleDue, l.key.ID, "lease %s (%s) is due only in %s", l.key.ID, l.state, away)
 		}
 		if d, yes := late(l.due); yes {

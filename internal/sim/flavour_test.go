@@ -70,8 +70,10 @@ func (p poolPlan) limit(f flavour) int {
 	return math.MaxInt
 }
 
-// configure adds the flavours to a pool's configuration.
+// configure adds to a pool's configuration what its plan has beside its size.
 func (p *poolPlan) configure(pc *pool.PoolConfig) {
+	pc.Hibernate, pc.Running, pc.Schedules = p.hibernate, p.running, p.schedules
+	pc.Guards.PerMinute, pc.Guards.HoursPerDay = p.perMinute, p.hours
 	var big []pool.VariantConfig
 	for _, f := range p.flavours {
 		switch f.flavour {
@@ -157,7 +159,10 @@ func (c *check) refills() {
 }
 
 // stock is what a pool has free, and what is taken for good, by flavour.
-type stock struct{ warm, taken map[flavour]int }
+type stock struct {
+	warm, taken map[flavour]int // warm ones may be on disk
+	asleep      int             // of the default flavour
+}
 
 // compare is how many free machines a pool is short of, and what it has too many.
 func (st *stock) compare(p poolPlan, want map[flavour]int) (short int, over map[flavour]int) {

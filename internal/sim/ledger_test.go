@@ -37,6 +37,8 @@ const (
 	ruleHeld       rule = "what is held is left alone"
 	ruleFits       rule = "what is given fits"
 	ruleStarved    rule = "no flavour starves"
+	ruleGuard      rule = "no more than its guards allow"
+	ruleOpens      rule = "a gate opens again"
 	ruleClosed     rule = "nothing begun in a closed pool"
 )
 
@@ -76,7 +78,8 @@ type ledger struct {
 	refresh func()
 	// busyAge and idle are the engine's; grip is how long a destroy that had
 	// begun when its machine was held may yet take.
-	busyAge, idle, grip time.Duration
+	// slack is how much the clocks of hosts may differ.
+	busyAge, idle, grip, slack time.Duration
 
 	mu      sync.Mutex
 	rows    map[string]row     // live instances by id, as last seen
@@ -92,8 +95,8 @@ type ledger struct {
 	// holding are the machines an operator was told to be held, released those
 	// somebody was ever told to let go.
 	holding, released map[string]bool
-	story   []line
-	wrongs  []complaint
+	story             []line
+	wrongs            []complaint
 	// restored: the store was put back to an old copy; forgotten are the leases
 	// that were answered since that was made.
 	restored  bool
@@ -246,7 +249,7 @@ func (l *ledger) holds(name string) (answer, bool) {
 		return answer{}, false
 	}
 	now := time.Now()
-	if a.left && now.Sub(a.arrived) >= l.busyAge && now.Sub(a.called) >= l.idle {
+	if a.left && now.Sub(a.arrived) >= l.busyAge-l.slack && now.Sub(a.called) >= l.idle-l.slack {
 		return answer{}, false
 	}
 	return *a, true

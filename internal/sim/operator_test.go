@@ -232,6 +232,11 @@ func minOf(o pool.Override) int {
 // end: an override's target is the default's, zero that of all.
 func (s *sim) wanted(p poolPlan) map[flavour]int {
 	want := p.targets()
+	for _, sc := range p.schedules {
+		if at := s.clock(); sc.From <= at && at < sc.To {
+			want[usual] = sc.Min
+		}
+	}
 	switch o := s.orders.final[p.name]; {
 	case o.Stopped, o.Min != nil && *o.Min == 0:
 		clear(want)

@@ -30,6 +30,9 @@ type plan struct {
 	orders    int // of an operator
 	restore   restore
 	flavours  bool // pools with variants and tenants
+	skewed    bool // replicas whose clocks differ
+	// begins is how late in the day it begins.
+	begins time.Duration
 	// concurrent: writes meet in the database, and only states are checked.
 	concurrent bool
 }
@@ -42,6 +45,14 @@ type poolPlan struct {
 	// flavours are what it makes beside its default, with their targets; without
 	// them it makes only that.
 	flavours []flavourPlan
+	// hibernate puts free machines to disk but for running of them.
+	hibernate bool
+	running   int
+	// schedules are of the default flavour, by the clock of a day in UTC.
+	schedules []pool.Schedule
+	// perMinute and hours bound what is begun and what is spent; 0 for no bound.
+	perMinute int
+	hours     float64
 }
 
 func (p *plan) String() string {
@@ -101,6 +112,10 @@ func drawPlan(d *dice) *plan {
 		{"replicas", .2, func() { p.replicas = 2 }},
 		{"restored", .12, func() { p.restore = []restore{fromBackup, byHand}[d.below(2, "restore")] }},
 		{"flavours", .2, func() { p.drawFlavours(d) }},
+		{"skew", .08, func() { p.skewed, p.replicas = true, 2 }},
+		{"tier", .15, func() { p.drawTier(d) }},
+		{"schedule", .12, func() { p.drawSchedules(d) }},
+		{"guards", .12, func() { p.drawGuards(d) }},
 		{"operator", .2, func() { p.orders = 4 + d.below(12, "orders") }},
 		{"leaving", .15, func() { p.leaves, p.crashes = true, max(p.crashes, 2) }},
 	}

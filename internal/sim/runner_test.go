@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/testclock"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -18,6 +19,9 @@ type replica struct {
 	name string
 	// power is taken while the runner is started: who has it keeps it off.
 	power chan struct{}
+	// clock is the host's own; off is by how much it differs from the others'.
+	clock testclock.Clock
+	off   time.Duration
 
 	mu      sync.Mutex
 	current *incarnation
@@ -55,7 +59,7 @@ func (r *replica) begin(ctx context.Context) *incarnation {
 	n := r.started
 	r.mu.Unlock()
 	name := fmt.Sprintf("%s%d", r.name, n)
-	p := newProcess(name, s.d, s.host)
+	p := newProcess(name, s.d, &r.clock)
 	if s.plan.slowStore && !s.isQuiet() {
 		p.slow = s.plan.slowShare
 	}
@@ -104,7 +108,7 @@ func (r *replica) begin(ctx context.Context) *incarnation {
 func (s *sim) config(name string, p *process) pool.ManagerConfig {
 	cfg := pool.ManagerConfig{
 		Store: fused{s.store(), p, s.witness}, Agent: agents{s.world, p}, Solo: s.plan.replicas == 1,
-		Log: s.logger.With("process", name), Incarnation: name, Timeouts: s.plan.times, Now: s.host.Now,
+		Log: s.logger.With("process", name), Incarnation: name, Timeouts: s.plan.times, Now: p.host.Now,
 		Open: func(pc pool.PoolConfig) (pool.Opened, error) {
 			pp := s.poolNamed(pc.Name)
 			if pp == nil {
@@ -115,7 +119,7 @@ func (s *sim) config(name string, p *process) pool.ManagerConfig {
 				d = pausing{cloud{s.world, p, pp.scope}}
 			}
 			return pool.Opened{
-				Client: drivers.NewClient(d, drivers.ClientOptions{Pool: pc.Name, Type: "sim", Now: s.host.Now}), Image: "img", Local: pp.local,
+				Client: drivers.NewClient(d, drivers.ClientOptions{Pool: pc.Name, Type: "sim", Now: p.host.Now}), Image: "img", Local: pp.local,
 			}, nil
 		},
 	}
@@ -132,6 +136,9 @@ func (s *sim) config(name string, p *process) pool.ManagerConfig {
 			SpecJSON: json.RawMessage(`{}`), Image: "img",
 		}
 		pp.configure(&pc)
+		if s.bite.config != nil {
+			s.bite.config(&pc)
+		}
 		cfg.Pools = append(cfg.Pools, pc)
 	}
 	return cfg

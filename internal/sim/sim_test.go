@@ -110,6 +110,7 @@ type bite struct {
 	// minOff and limitOff make the engine's configuration differ from what is
 	// expected of it.
 	minOff, limitOff int
+	config           func(*pool.PoolConfig)
 	// plan changes what the seed would do.
 	plan func(*plan)
 }
@@ -193,8 +194,10 @@ func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 	if b.plan != nil {
 		b.plan(s.plan)
 	}
+	time.Sleep(s.plan.begins)
 	s.times = s.plan.timeouts()
 	s.log.busyAge, s.log.idle, s.log.grip = s.times.BusyAge, s.times.Idle, s.times.Create+5*time.Minute
+	s.log.slack = s.slack()
 	if *simVerbose {
 		s.logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -305,15 +308,20 @@ func (s *sim) calm() {
 // watch looks at what nobody's step shows: time going by.
 func (s *sim) watch(ctx context.Context) {
 	for nap(ctx, 20*time.Second) == nil {
-		var up time.Time
-		for _, r := range s.replicas {
-			if since := r.since(); !since.IsZero() && (up.IsZero() || since.Before(up)) {
-				up = since
-			}
-		}
+		up := s.up()
 		s.overdue(up)
 		s.starving(up)
 	}
+}
+
+// up is since when a runner has run without a break, zero if none does.
+func (s *sim) up() (up time.Time) {
+	for _, r := range s.replicas {
+		if since := r.since(); !since.IsZero() && (up.IsZero() || since.Before(up)) {
+			up = since
+		}
+	}
+	return up
 }
 
 // trouble freezes processes and sets clocks while there is load.
@@ -340,8 +348,12 @@ func (s *sim) trouble(ctx context.Context) {
 			by := []time.Duration{24 * time.Hour, -24 * time.Hour, 20 * time.Minute, -20 * time.Minute, 0}[s.d.below(5, "jump", i)]
 			s.log.tell("sim", "", "", "the wall clock is set to %s off", by)
 			s.host.Set(by)
+			for _, r := range s.replicas {
+				r.set(by)
+			}
 		}
 	})
+	all.Go(func() { s.drift(ctx) })
 	all.Go(func() { s.travel(ctx) })
 	all.Wait()
 }

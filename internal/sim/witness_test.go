@@ -34,6 +34,7 @@ type witness struct {
 	// taken is the lease a machine was first fully given to, by instance id.
 	taken map[string]pool.LeaseKey
 	steps int
+	spending
 }
 
 // row is an instance as the database has it.
@@ -44,7 +45,7 @@ type row struct {
 	kind                                       pool.Kind
 	generation                                 int64
 	cold, bound, held                          bool
-	since, due, deadline                       int64
+	since, due, deadline, created              int64
 }
 
 func (r row) key() pool.LeaseKey { return pool.LeaseKey{ID: r.lease, Generation: r.generation} }
@@ -85,17 +86,18 @@ type tally struct{ max, counted int }
 
 const (
 	selectRows = `SELECT id, name, pool, shape, lease_id, zone, reason, state, kind, lease_generation,
-		cold, bound, held, since, due, deadline, tenant, variant FROM instances WHERE state <> 'gone'`
+		cold, bound, held, since, due, deadline, tenant, variant, created FROM instances WHERE state <> 'gone'`
 	selectClaims = `SELECT l.seq, l.id, l.generation, l.kind, l.state, l.waiter, l.instance_id, l.reason, l.due, l.arrived,
 		l.activated, l.need_until, l.claimed, l.no_claim, coalesce(c.pool, ''), coalesce(c.shape, ''), coalesce(c.zone, ''), coalesce(c.tenant, ''), coalesce(c.variant, '')
 		FROM leases l LEFT JOIN lease_choices c ON c.seq = l.seq WHERE l.state NOT IN ('ended', 'lost')`
-	selectPots = `SELECT name, max, counted, retired, override, gate FROM pools`
+	selectPots    = `SELECT name, max, counted, retired, override, gate FROM pools`
 	selectTallies = `SELECT pool, tenant, variant, max, counted FROM flavours`
 )
 
 func newWitness(s *sim, l *ledger) *witness {
 	return &witness{
 		s: s, ledger: l, leases: map[pool.LeaseKey]claim{}, pools: map[string]pot{}, taken: map[string]pool.LeaseKey{},
+		spending: spending{begun: map[minute]int{}, lives: map[string]life{}},
 	}
 }
 
@@ -171,7 +173,7 @@ func (w *witness) read(ctx context.Context) (state, error) {
 	err := scan(ctx, stmts[0], func(rows *sql.Rows) error {
 		var r row
 		if err := rows.Scan(&r.id, &r.name, &r.pool, &r.shape, &r.lease, &r.zone, &r.reason, &r.state, &r.kind,
-			&r.generation, &r.cold, &r.bound, &r.held, &r.since, &r.due, &r.deadline, &r.flavour.tenant, &r.flavour.variant); err != nil {
+			&r.generation, &r.cold, &r.bound, &r.held, &r.since, &r.due, &r.deadline, &r.flavour.tenant, &r.flavour.variant, &r.created); err != nil {
 			return err
 		}
 		st.rows[r.id] = r
@@ -300,6 +302,7 @@ func (c *check) run() {
 		c.order()
 		c.refills()
 		c.closed()
+		c.guards()
 	}
 }
 
@@ -359,10 +362,10 @@ func (c *check) gone(r row) {
 }
 
 // reachable says whether one operation, or without serial writes several, may
-// take an instance from one state to another: a machine that becomes warm may
-// be handed on in the same breath.
+// take an instance from one state to another: a machine that becomes warm, or
+// has got to disk, may be handed on in the same breath.
 func (w *witness) reachable(from, to pool.InstanceState) bool {
-	if from.May(to) || from.May(pool.Warm) && pool.Warm.May(to) {
+	if from.May(to) || from.May(pool.Warm) && pool.Warm.May(to) || from.May(pool.Hibernated) && to == pool.Resuming {
 		return true
 	}
 	if w.serial {

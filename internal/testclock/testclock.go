@@ -27,6 +27,13 @@ func (c *Clock) Set(off time.Duration) {
 	c.worst.Store(max(c.worst.Load(), int64(off.Abs())))
 }
 
+// Slew makes the wall clock wrong by off, cut to seconds, as a clock that nobody
+// sets becomes by itself: that is no jump.
+func (c *Clock) Slew(off time.Duration) { c.off.Store(int64(off)) }
+
+// Off is by how much it is wrong.
+func (c *Clock) Off() time.Duration { return time.Duration(c.off.Load()) }
+
 // Jumped is when it was last set, by the true time; zero if never.
 func (c *Clock) Jumped() time.Time {
 	if at := c.at.Load(); at != 0 {

@@ -249,6 +249,19 @@ var gateTests = []test{
 		}
 		h.is(h.Configure(h.ctx, []pool.PoolRow{{Name: "a", PerMinute: -1}}, h.now), pool.ErrInvalid)
 	}},
+	{"what is decided in one minute and written in the next counts there, and does not begin that one anew", func(h *harness) {
+		h.no(h.Configure(h.ctx, []pool.PoolRow{{Name: "a", Max: 100, PerMinute: 2}}, h.now))
+		intend := func(at time.Time) error {
+			_, err := h.Intend(h.ctx, pool.Intent{Instance: h.spec("a"), Now: at})
+			return err
+		}
+		minute := h.now.Truncate(time.Minute).Add(time.Minute)
+		h.no(intend(minute))
+		h.no(intend(minute.Add(-time.Second)))
+		h.is(intend(minute.Add(time.Second)), pool.ErrClosed)
+		h.is(intend(minute.Add(-time.Second)), pool.ErrClosed)
+		h.no(intend(minute.Add(-time.Hour))) // the clock was set back
+	}},
 	{"the bound of a minute holds among many that try at once", func(h *harness) {
 		h.no(h.Configure(h.ctx, []pool.PoolRow{{Name: "a", Max: 100, PerMinute: 7}}, h.now))
 		specs := make([]pool.Instance, 64)

@@ -79,7 +79,7 @@ func (p *poolRow) closed(now time.Time) (why *pool.ClosedError, canary bool) {
 // hurried is the refusal of a pool that has begun as many machines in the
 // minute of now as it may, nil if it has not.
 func (p *poolRow) hurried(now time.Time) *pool.ClosedError {
-	minute := minuteOf(now)
+	minute := p.minuteAt(now)
 	if p.PerMinute == 0 || p.minute != minute || p.begun < p.PerMinute {
 		return nil
 	}
@@ -89,11 +89,25 @@ func (p *poolRow) hurried(now time.Time) *pool.ClosedError {
 	}}
 }
 
+// lateMinutes is how old a decision may be when it is written down.
+const lateMinutes = 5
+
+// minuteAt is in which minute something that was decided at now counts: not in
+// one before the last that has begun, which would forget what that one has had.
+// After a clock was set back by more, it is the clock's.
+func (p *poolRow) minuteAt(now time.Time) int64 {
+	minute := minuteOf(now)
+	if late := p.minute - minute; late > 0 && late <= lateMinutes {
+		return p.minute
+	}
+	return minute
+}
+
 func minuteOf(t time.Time) int64 { return ms(t) / time.Minute.Milliseconds() }
 
 // begin counts a machine that is begun at now, and the canary if it is one.
 func (t txn) begin(ctx context.Context, p *poolRow, i *instance, canary bool, now time.Time) error {
-	minute, begun := minuteOf(now), 1
+	minute, begun := p.minuteAt(now), 1
 	if p.minute == minute {
 		begun = p.begun + 1
 	}
