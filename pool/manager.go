@@ -144,8 +144,8 @@ type Manager struct {
 	keepDrifted bool
 	controller  Controller
 	witness     Witness
-	suspected   bool      // the sweeper has found the store to be an old copy
-	born        time.Time // with the monotonic reading
+	suspected   atomic.Bool // a sweeper has found the store to be an old copy
+	born        time.Time   // with the monotonic reading
 
 	pools  map[string]*runtime // fixed once New has returned
 	order  []string            // pool names, configured ones first, in file order

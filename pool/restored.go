@@ -107,7 +107,7 @@ func (m *Manager) heedRestore(ctx context.Context, before []Lifetime, now time.T
 // knew more than this: it is an old copy.
 func (m *Manager) suspectStore(ctx context.Context, mach drivers.Instance, lifetimes []Lifetime, now time.Time) {
 	created := mach.Tags.Created
-	if m.suspected || created.IsZero() || watched(lifetimes, created) {
+	if m.suspected.Load() || created.IsZero() || watched(lifetimes, created) {
 		return
 	}
 	var before bool
@@ -128,7 +128,7 @@ func (m *Manager) suspectStore(ctx context.Context, mach drivers.Instance, lifet
 		}
 		return
 	}
-	m.suspected = true
+	m.suspected.Store(true)
 }
 
 // quarantine holds every machine whose row is older than before and that could

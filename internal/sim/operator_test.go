@@ -119,6 +119,11 @@ func (s *sim) orderHold(ctx context.Context, host *replica, r row, held bool, by
 	if !held {
 		what = "unhold "
 		s.log.letGo(r.name)
+		if s.log.wasRestored() {
+			// It may be in use although the store does not know by whom; whoever
+			// lets it go answers for that.
+			s.log.excuse(s.log.doomed, r.name, 1)
+		}
 	}
 	err := tell(ctx, s, host, what+r.name, func(ctx context.Context, m *pool.Manager) error {
 		_, err := m.HoldInstance(ctx, r.id, held, by)

@@ -115,6 +115,11 @@ func (s *sim) putBack(ctx context.Context, backup *bytes.Buffer, made time.Time)
 			<-in.done
 		}
 	}
+	if len(s.replicas) > 1 {
+		// The store of several refuses to be restored sooner after a sign of life,
+		// which is more than their clocks differ.
+		_ = nap(ctx, 30*time.Second)
+	}
 	err := s.swap(ctx, backup)
 	if err == nil {
 		err = s.witness.begin(ctx)
