@@ -303,6 +303,7 @@ func (b *bench) realMachines() {
 	var resident []int
 	for i := range rounds {
 		s.warm(2)
+		s.settled()
 		id := "bench" + strconv.Itoa(i)
 		t := time.Now()
 		if _, err := s.Setup(b.Context(), api.SetupRequest{ID: id, PoolID: "local", SetupRequest: json.RawMessage(`{}`)}); err != nil {
@@ -337,7 +338,8 @@ func (b *bench) realMachines() {
 	b.printf(`
 ## Real local machines
 
-A pool of two machines of the image tiny, 128 MiB each; %d setups one after the other, each after both were warm again.
+A pool of two machines of the image tiny, 128 MiB each; %d setups one after the other, each after both were warm
+again and at rest.
 
 | what | p50 | p99 or most | n |
 |---|---|---|---|
