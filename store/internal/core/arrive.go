@@ -269,12 +269,17 @@ func (t txn) handOut(ctx context.Context, i *instance, now, due time.Time) (*lea
 	if until == 0 {
 		until = math.MaxInt64
 	}
+	var last int64
 	for {
 		var seq int64
 		found, err := t.one(ctx, MatchWaiter, []any{&seq}, i.Pool, i.Shape, until, i.Zone)
 		if err != nil || !found {
 			return nil, err
 		}
+		if seq == last {
+			return nil, ErrRaced
+		}
+		last = seq
 		l, err := t.waiter(ctx, i.Pool, seq)
 		if err != nil {
 			return nil, err
