@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// holdFor is how long a pool is a replica's after each renewal: a little
-	// under the 10 s within which another must have taken over.
-	holdFor = 9500 * time.Millisecond
+	// holdFor is how long a pool is a replica's after each renewal: under the
+	// 10 s within which another must have taken over, also on a busy host.
+	holdFor = 8500 * time.Millisecond
 	// holdRenew is how often it is renewed, holdRetry the same while renewing
 	// fails.
-	holdRenew = 3 * time.Second
+	holdRenew = 2 * time.Second
 	holdRetry = 500 * time.Millisecond
 	// holdMargin is how long before its end a hold is not trusted any more: what
 	// was begun just before has so long to be cancelled before another replica

@@ -334,6 +334,7 @@ func TestASaveThatIsGivenUpLeavesTheMachineRunning(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("given up after %v: %v", after, err)
 		}
+		t.Logf("given up after %v: %v", after, err)
 		runs()
 		if left, err := filepath.Glob(filepath.Join(dir, "machines", "one", "state*")); err != nil || len(left) != 0 {
 			t.Errorf("given up after %v, left: %v, %v", after, left, err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/qmp"
 )
 
 // savePatience is how long a machine may take to be written to disk or read
@@ -129,7 +130,26 @@ func goOn(ctx context.Context, m *machine, was status) error {
 	if was == statusPaused {
 		return nil
 	}
-	return mon.Execute(ctx, "cont", nil, nil)
+	return run(ctx, mon)
+}
+
+// run lets the CPUs run, and sees that they do: for a moment after a save QEMU
+// can refuse, and what was under way when its caller gave up can still stop
+// them.
+func run(ctx context.Context, mon *qmp.Client) error {
+	var refusal error
+	err := poll(ctx, func() (bool, error) {
+		refusal = mon.Execute(ctx, "cont", nil, nil)
+		if _, refused := errors.AsType[*qmp.Error](refusal); refusal != nil && !refused {
+			return false, refusal
+		}
+		state, err := runState(ctx, mon)
+		return state == "running", err
+	})
+	if err != nil && refusal != nil && !errors.Is(err, refusal) {
+		return fmt.Errorf("%w: %w", err, refusal)
+	}
+	return err
 }
 
 // full adds ErrCapacity and a number to an error for which a full disk is the

@@ -33,7 +33,7 @@ func TestSimulationBites(t *testing.T) {
 }
 
 // biteSeeds is within how many seeds a bite must be noticed.
-const biteSeeds = 60
+const biteSeeds = 300
 
 type broken struct {
 	rule rule

@@ -154,9 +154,12 @@ func KeyID(ctx context.Context, dsn string) (string, error) {
 // statements are the portable ones, with the locks that several writers need.
 func statements() core.Statements {
 	s := core.Portable()
-	for _, k := range []core.Stmt{core.LockInstance, core.LockInstanceOf, core.LockInstanceCalled, core.LockOrphans, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
+	for _, k := range []core.Stmt{core.LockInstance, core.LockInstanceOf, core.LockInstanceCalled, core.LockLease, core.LockLatestLease, core.LockWaitingLease} {
 		s[k] += " FOR UPDATE"
 	}
+	// Several leases at once: what somebody else works on is left for the next
+	// time, so that nobody waits in a circle.
+	s[core.LockOrphans] += " FOR UPDATE SKIP LOCKED"
 	// Of the row locks of a pool only a change of holder conflicts with a fenced
 	// write, and with the reference that each new machine's row makes.
 	s[core.KeepPoolHolder] += " FOR KEY SHARE"

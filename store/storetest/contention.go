@@ -78,7 +78,7 @@ func (h *harness) contend(r *rand.Rand, ids int) error {
 		}
 	case 10:
 		a := h.arrivalAt(key.ID, "b", "a")
-		a.NoClaim, a.Waiter = true, "run-2"
+		a.Waiter = "run-2"
 		_, err = h.Arrive(h.ctx, a)
 	case 11:
 		err = h.Export(h.ctx, key, map[string]string{"k": "v"}, h.now)

@@ -401,9 +401,22 @@ func (h *harness) sound() {
 			h.Errorf("%s machine %s belongs to lease %q", i.State, i.ID, i.LeaseID)
 		}
 		if i.State == pool.Leased && holder[i.ID] == "" {
-			h.Errorf("leased machine %s has no open lease", i.ID)
+			h.Errorf("leased machine %s has no open lease: it is of %q/%d, whose leases are %v", i.ID, i.LeaseID, i.LeaseGeneration, h.leasesOf(i.LeaseID))
 		}
 	}
+}
+
+// leasesOf tells the leases of an id, for a complaint.
+func (h *harness) leasesOf(id string) (out []string) {
+	h.Helper()
+	all, err := h.Leases(h.ctx, pool.LeaseQuery{})
+	h.no(err)
+	for _, l := range all {
+		if l.ID == id {
+			out = append(out, fmt.Sprintf("%d: %s %s on %q since %s, %s", l.Generation, l.Kind, l.State, l.InstanceID, l.Claimed, l.Reason))
+		}
+	}
+	return out
 }
 
 // nothingFits checks that no free machine fits a waiting lease of a builder's

@@ -53,11 +53,11 @@ func (t txn) machineOf(ctx context.Context, k pool.LeaseKey) (*instance, error) 
 // present is the machine a lease has, nil if it has none or that is gone. The
 // lease is locked, and locked is what machineOf has found before.
 func (t txn) present(ctx context.Context, l *lease, locked *instance) (*instance, error) {
-	i := locked
 	if l.InstanceID == "" {
 		return nil, nil
 	}
-	if !t.Shared() || locked == nil {
+	i := locked
+	if i == nil || i.ID != l.InstanceID {
 		var err error
 		if i, err = t.found(ctx, SelectInstance, l.InstanceID); err != nil {
 			return nil, err
@@ -66,8 +66,9 @@ func (t txn) present(ctx context.Context, l *lease, locked *instance) (*instance
 	switch {
 	case i == nil || i.State == pool.Gone || i.LeaseID != l.ID:
 		return nil, nil
-	case t.Shared() && (locked == nil || i.ID != l.InstanceID):
-		// The lease had another or none a moment ago.
+	case t.Shared() && i != locked:
+		// The lease had another or none a moment ago, or a generation of it that
+		// has begun since has this one.
 		return nil, ErrRaced
 	default:
 		return i, nil
