@@ -57,3 +57,28 @@ func TestOperationsDoNotDeadlock(t *testing.T) {
 		t.Logf("run again, by code: %v", c.n)
 	}
 }
+
+func TestAnEndingThatMeetsABeginningTakesItsMachineToo(t *testing.T) {
+	t.Parallel()
+	dsn := schemaDSN(t)
+	s, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Seal: testKey(t, 1), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	mine, pid := session(t, dsn, "stalls a machine")
+	looks, _ := session(t, dsn, "looks on")
+	storetest.EndMeetsABeginning(t, s, func(instance string) (stalled, release func()) {
+		execute(t, mine, `BEGIN`)
+		execute(t, mine, `SELECT 1 FROM instances WHERE id = '`+instance+`' FOR UPDATE`)
+		stalled = func() {
+			for waits := 0; waits == 0; {
+				err := looks.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))`, pid).Scan(&waits)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return stalled, func() { execute(t, mine, `COMMIT`) }
+	})
+}

@@ -90,3 +90,39 @@ func (h *harness) contend(r *rand.Rand, ids int) error {
 	}
 	return err
 }
+
+// EndMeetsABeginning sees that an ending that found a lease's last machine gone,
+// and meets a generation of it that has begun since, ends that whole: its
+// machine too. stall locks the row of a machine until release is called;
+// stalled returns when somebody waits for it.
+func EndMeetsABeginning(t *testing.T, s pool.Store, stall func(instance string) (stalled, release func())) {
+	t.Helper()
+	h := &harness{T: t, Store: s, ctx: t.Context(), now: start}
+	h.pools(4, "a")
+	_, old := h.active("lease", "a")
+	h.end("lease")
+	h.gone(old.ID)
+	next := h.warm("a")
+	stalled, release := stall(old.ID)
+	type result struct {
+		pool.Ended
+		err error
+	}
+	ended := make(chan result, 1)
+	now := h.tick()
+	go func() {
+		e, err := h.End(h.ctx, pool.Ending{Lease: pool.LeaseKey{ID: "lease"}, Reason: "destroyed", Now: now})
+		ended <- result{e, err}
+	}()
+	stalled()
+	begun, i := h.claimed("lease", "a")
+	h.equal("machine", i.ID, next.ID)
+	release()
+	e := <-ended
+	h.no(e.err)
+	if e.Outcome != pool.EndNow || e.Lease.Generation != begun.Generation || e.Instance == nil || e.Instance.ID != next.ID {
+		h.Errorf("ended %s, generation %d, machine %v; want generation %d and %s", e.Outcome, e.Lease.Generation, e.Instance, begun.Generation, next.ID)
+	}
+	h.equal("state of the machine", h.get(next.ID).State, pool.Destroying)
+	h.sound()
+}
