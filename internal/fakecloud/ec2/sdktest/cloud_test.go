@@ -40,7 +40,7 @@ func TestListsArePaged(t *testing.T) {
 						want = append(want, *i.InstanceId)
 					}
 				}
-				time.Sleep(3 * time.Second)
+				pass(3 * time.Second)
 				if diff := cmp.Diff(want, listed(t, api)); diff != "" {
 					t.Errorf("all pages (-want +got):\n%s", diff)
 				}
@@ -58,7 +58,7 @@ func TestListsArePaged(t *testing.T) {
 				}
 				// What ends meanwhile takes nothing from the other pages.
 				terminate(t, api, want[:5]...)
-				time.Sleep(2 * time.Hour)
+				pass(2 * time.Hour)
 				second := must[*ec2.DescribeInstancesOutput](t)(api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{NextToken: first.NextToken}))
 				if got := *second.Reservations[0].Instances[0].InstanceId; got != want[5] {
 					t.Errorf("second page begins with %s, want %s", got, want[5])
@@ -121,12 +121,12 @@ func TestMachinesHaveABucketToo(t *testing.T) {
 	bubble(t, o, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {
 		ten := func(in *ec2.RunInstancesInput) { in.MinCount, in.MaxCount = aws.Int32(10), aws.Int32(10) }
 		must[*ec2.RunInstancesOutput](t)(api.RunInstances(t.Context(), launch(ten)))
-		time.Sleep(9 * time.Second)
+		pass(9 * time.Second)
 		_, err := api.RunInstances(t.Context(), launch(ten))
 		if code(t, err) != "RequestLimitExceeded" || len(c.Books.Ever()) != 30 {
 			t.Errorf("the eleventh: %v, made %d", err, len(c.Books.Ever()))
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		must[*ec2.RunInstancesOutput](t)(api.RunInstances(t.Context(), launch(ten)))
 	})
 }
@@ -173,7 +173,7 @@ func TestWhoMayCall(t *testing.T) {
 		if code(t, err) != "UnauthorizedOperation" {
 			t.Errorf("tags at creation without the right: %v", err)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := regions(with("SESSION", "token")); got != "RequestExpired" {
 			t.Errorf("an expired token: %q", got)
 		}
@@ -282,7 +282,7 @@ func TestListsMayMissSomething(t *testing.T) {
 		if ids := listed(t, api); len(ids) != 0 {
 			t.Errorf("listed: %v", ids)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if ids := listed(t, api); len(ids) != 1 {
 			t.Errorf("a minute later: %v", ids)
 		}
@@ -333,7 +333,7 @@ func TestManyCallAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		terminate(t, api, listed(t, api)...)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if left, made := living(c), len(c.Books.Ever()); left != "" || made != 30 {
 			t.Errorf("made %d, left: %s", made, left)
 		}

@@ -26,7 +26,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 			})).VolumeId
 		}
 		disk, far := volume("us-east-1b"), volume("us-east-1a")
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		attach := func(id, disk, device string) error {
 			_, err := api.AttachVolume(t.Context(), &ec2.AttachVolumeInput{InstanceId: &id, VolumeId: &disk, Device: &device})
 			return err
@@ -34,7 +34,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 		if err := attach(id, disk, "/dev/sdf"); err != nil && code(t, err) != "IncorrectState" {
 			t.Errorf("attach of a volume that is being made: %v", err)
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if err := attach(id, disk, "/dev/sdf"); err != nil && code(t, err) != "VolumeInUse" {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 		describe := func(filters ...types.Filter) []types.Volume {
 			return must[*ec2.DescribeVolumesOutput](t)(api.DescribeVolumes(t.Context(), &ec2.DescribeVolumesInput{Filters: filters})).Volumes
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		got := describe(filter("tag:gitspace", "g1"), filter("attachment.instance-id", id))
 		if len(got) != 1 || *got[0].VolumeId != disk || got[0].State != types.VolumeStateInUse || got[0].Attachments[0].State != types.VolumeAttachmentStateAttached {
 			t.Errorf("attached: %+v", got)
@@ -60,7 +60,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 			t.Errorf("delete of an attached volume: %v", err)
 		}
 		must[*ec2.DetachVolumeOutput](t)(api.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: &disk, InstanceId: &id}))
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		_, err = api.DetachVolume(t.Context(), &ec2.DetachVolumeInput{VolumeId: &disk})
 		if code(t, err) != "IncorrectState" {
 			t.Errorf("detach of a detached volume: %v", err)
@@ -74,7 +74,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 			t.Errorf("detach of a root: %v", err)
 		}
 		terminate(t, api, id)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if left := living(c); left != "volume volume" {
 			t.Errorf("left: %s", left)
 		}
@@ -87,7 +87,7 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		_, err = api.DeleteVolume(t.Context(), &ec2.DeleteVolumeInput{VolumeId: &disk})
 		if code(t, err) != "InvalidVolume.NotFound" || living(c) != "volume" {
 			t.Errorf("deleted: %v, left: %s", err, living(c))
@@ -111,7 +111,7 @@ func TestADiskMayBeKeptOrGo(t *testing.T) {
 			}},
 		}))
 		terminate(t, api, *i.InstanceId)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if left := living(c); left != "volume" {
 			t.Errorf("left: %s", left)
 		}
@@ -169,7 +169,7 @@ func TestGroupsAndNetworks(t *testing.T) {
 					})
 				}
 				group := *must[*ec2.CreateSecurityGroupOutput](t)(create(vpcs[0].VpcId)).GroupId
-				time.Sleep(2 * time.Second)
+				pass(2 * time.Second)
 				_, again := create(vpcs[0].VpcId)
 				_, plain := create(nil)
 				_, machine := api.RunInstances(t.Context(), launch())
@@ -233,7 +233,7 @@ func TestGroupsAndNetworks(t *testing.T) {
 					t.Errorf("delete of a group in use: %v", err)
 				}
 				terminate(t, api, *i.InstanceId)
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				if err := remove(); err != nil {
 					t.Error(err)
 				}

@@ -59,7 +59,7 @@ func TestAMachineLivesAndLeavesNothing(t *testing.T) {
 		if len(halts) != 1 || living(c) != "" {
 			t.Errorf("%d ends, and there is yet: %s", len(halts), living(c))
 		}
-		time.Sleep(61 * time.Minute)
+		pass(61 * time.Minute)
 		_, err := api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{*i.InstanceId}})
 		if code(t, err) != "InvalidInstanceID.NotFound" || len(listed(t, api)) != 0 {
 			t.Errorf("an hour later: %v", err)
@@ -83,7 +83,7 @@ func TestWhatIsNewIsNotSeenForAWhile(t *testing.T) {
 		if code(t, err) != "InvalidInstanceID.NotFound" || len(listed(t, api)) != 0 {
 			t.Errorf("tag: %v, listed %v", err, listed(t, api))
 		}
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		if diff := cmp.Diff([]string{id}, listed(t, api)); diff != "" {
 			t.Errorf("after a while (-want +got):\n%s", diff)
 		}
@@ -160,11 +160,11 @@ func TestHibernation(t *testing.T) {
 			{"it failed, and was a shutdown", 1, 1, "Client.UserInitiatedShutdown", false},
 			{"it was longer than sixty days", 0, 61, "Client.UserInitiatedHibernate", false},
 		} {
-			time.Sleep(3 * time.Minute)
+			pass(3 * time.Minute)
 			c.FailHibernations(night.fail)
 			must[*ec2.StopInstancesOutput](t)(api.StopInstances(t.Context(), stop))
 			i := await(t, api, id, types.InstanceStateNameStopped)
-			time.Sleep(time.Duration(night.days) * 24 * time.Hour)
+			pass(time.Duration(night.days) * 24 * time.Hour)
 			must[*ec2.StartInstancesOutput](t)(api.StartInstances(t.Context(), start))
 			await(t, api, id, types.InstanceStateNameRunning)
 			if last := boots[len(boots)-1]; last.Resumed != night.resumed || *i.StateReason.Code != night.reason {
@@ -201,7 +201,7 @@ func TestSpotMachines(t *testing.T) {
 			if err := c.Interrupt(*i.InstanceId); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(119 * time.Second)
+			pass(119 * time.Second)
 			await(t, api, *i.InstanceId, types.InstanceStateNameRunning)
 			i = await(t, api, *i.InstanceId, types.InstanceStateNameTerminated)
 			request := must[*ec2.DescribeSpotInstanceRequestsOutput](t)(api.DescribeSpotInstanceRequests(t.Context(), &ec2.DescribeSpotInstanceRequestsInput{
@@ -223,7 +223,7 @@ func TestSpotMachines(t *testing.T) {
 			bubble(t, fake.Options{}, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {
 				i := run(t, api, spot(types.SpotInstanceTypePersistent))
 				end(t, api, *i.InstanceId)
-				time.Sleep(4 * time.Minute)
+				pass(4 * time.Minute)
 				ids := listed(t, api, filter("spot-instance-request-id", *i.SpotInstanceRequestId), filter("instance-state-name", "running"))
 				if len(ids) != 1 || len(listed(t, api, filter("tag:ours", "*"))) != 1 {
 					t.Fatalf("running: %v, tagged: %v", ids, listed(t, api, filter("tag:ours", "*")))
@@ -232,7 +232,7 @@ func TestSpotMachines(t *testing.T) {
 					SpotInstanceRequestIds: []string{*i.SpotInstanceRequestId},
 				}))
 				terminate(t, api, ids[0], *i.InstanceId)
-				time.Sleep(10 * time.Minute)
+				pass(10 * time.Minute)
 				if left := living(c); left != "" {
 					t.Errorf("left after the request was cancelled: %s", left)
 				}
@@ -333,11 +333,11 @@ func TestTheConsole(t *testing.T) {
 		if got := output(true); got != "" {
 			t.Errorf("just booted: %q", got)
 		}
-		time.Sleep(20 * time.Second)
+		pass(20 * time.Second)
 		if latest, cached := output(true), output(false); latest != "cloud-init: failed at 3\n" || cached != "" {
 			t.Errorf("soon: %q and, not the latest, %q", latest, cached)
 		}
-		time.Sleep(200 * time.Second)
+		pass(200 * time.Second)
 		if got := output(false); got == "" {
 			t.Error("later there is nothing yet")
 		}

@@ -151,11 +151,11 @@ func TestClientTokens(t *testing.T) {
 		}
 		await(t, api, first, types.InstanceStateNameRunning)
 		terminate(t, api, first)
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if got := again(); got != first || len(listed(t, api)) != 0 {
 			t.Errorf("after its end the same call made %s", got)
 		}
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if got := again(); got == first {
 			t.Error("a token holds for more than a day")
 		}
@@ -230,9 +230,9 @@ func TestCapacityAndQuota(t *testing.T) {
 		if _, err := in("us-east-1b", 1, 1, "r5.8xlarge"); code(t, err) != "VcpuLimitExceeded" {
 			t.Errorf("36 processors: %v", err)
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		terminate(t, api, *out.Instances[0].InstanceId, *out.Instances[1].InstanceId)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if _, err := in("us-east-1a", 2, 2, "m5.large"); err != nil {
 			t.Errorf("room that was given back: %v", err)
 		}
@@ -248,7 +248,7 @@ func TestReservations(t *testing.T) {
 			AvailabilityZone: zone, InstanceCount: aws.Int32(1), InstanceType: aws.String("m5.large"), InstancePlatform: "Linux/UNIX",
 			InstanceMatchCriteria: types.InstanceMatchCriteriaTargeted,
 		})).CapacityReservation
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		at := func(in *ec2.RunInstancesInput) { in.Placement = &types.Placement{AvailabilityZone: zone} }
 		target := func(in *ec2.RunInstancesInput) {
 			in.CapacityReservationSpecification = &types.CapacityReservationSpecification{
@@ -271,7 +271,7 @@ func TestReservations(t *testing.T) {
 		}
 		must[*ec2.CancelCapacityReservationOutput](t)(api.CancelCapacityReservation(t.Context(), &ec2.CancelCapacityReservationInput{CapacityReservationId: r.CapacityReservationId}))
 		terminate(t, api, *i.InstanceId)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if left := living(c); left != "" {
 			t.Errorf("left: %s", left)
 		}
