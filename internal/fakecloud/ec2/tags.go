@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
@@ -152,31 +153,25 @@ type tagged struct {
 	key, value string
 }
 
-func describeTags(c *Cloud, p params) (answer, error) {
-	var all []tagged
-	add := func(kind string, t *thing) {
+// tagsOf adds the tags of what lists know of one kind by now.
+func tagsOf[T commoner](all []tagged, kind string, of *shelf[T], now time.Time) []tagged {
+	for _, one := range of.visible(now) {
+		t := one.common()
 		for _, key := range slices.Sorted(maps.Keys(t.tags)) {
 			all = append(all, tagged{kind: kind, id: t.id, key: key, value: t.tags[key], seq: t.seq})
 		}
 	}
-	for _, t := range c.instances.visible(c.now) {
-		add("instance", &t.thing)
-	}
-	for _, t := range c.volumes.visible(c.now) {
-		add("volume", &t.thing)
-	}
-	for _, t := range c.interfaces.visible(c.now) {
-		add("network-interface", &t.thing)
-	}
-	for _, t := range c.groups.visible(c.now) {
-		add("security-group", &t.thing)
-	}
-	for _, t := range c.spots.visible(c.now) {
-		add("spot-instances-request", &t.thing)
-	}
-	for _, t := range c.reservations.visible(c.now) {
-		add("capacity-reservation", &t.thing)
-	}
+	return all
+}
+
+func describeTags(c *Cloud, p params) (answer, error) {
+	var all []tagged
+	all = tagsOf(all, "instance", &c.instances, c.now)
+	all = tagsOf(all, "volume", &c.volumes, c.now)
+	all = tagsOf(all, "network-interface", &c.interfaces, c.now)
+	all = tagsOf(all, "security-group", &c.groups, c.now)
+	all = tagsOf(all, "spot-instances-request", &c.spots, c.now)
+	all = tagsOf(all, "capacity-reservation", &c.reservations, c.now)
 	// Numbers that stay the same from page to page: at most maxTags a thing.
 	slices.SortStableFunc(all, func(a, b tagged) int { return cmp.Compare(a.seq, b.seq) })
 	for i, n := 0, 0; i < len(all); i++ {

@@ -112,7 +112,7 @@ func TestTheNewestComeFirstWhenAsked(t *testing.T) {
 	bubble(t, quick(), func(t *testing.T, u *user) {
 		for _, n := range []string{"b", "c", "a", "d"} {
 			u.insert(n)
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		var got []string
 		for i, err := range u.instances.List(t.Context(), &computepb.ListInstancesRequest{
@@ -248,7 +248,7 @@ func TestAZoneThatDoesNotAnswerMakesListsPartial(t *testing.T) {
 		if status, says := u.raw("GET", "/compute/v1/projects/"+project+"/zones/us-east1-b/instances/far", ""); status != 503 {
 			t.Errorf("its machine: %d %s", status, says)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if names, away := look(); len(names) != 2 || away != nil {
 			t.Errorf("afterwards: %v, unreachable %v", names, away)
 		}
@@ -262,7 +262,7 @@ func TestRatesAreOfAFixedMinute(t *testing.T) {
 	o := quick()
 	o.Rates = map[gce.Group]int{gce.Gets: 2, gce.Mutations: 1, gce.OperationGets: 1, gce.Lists: -1, gce.Filtered: 1}
 	bubble(t, o, func(t *testing.T, u *user) {
-		time.Sleep(50 * time.Second)
+		pass(50 * time.Second)
 		op := u.insert("vm-1")
 		if _, err := u.instances.Insert(t.Context(), vm("vm-2")); reason(err) != "Forbidden rateLimitExceeded" {
 			t.Errorf("the second change: %v", err)
@@ -287,7 +287,7 @@ func TestRatesAreOfAFixedMinute(t *testing.T) {
 		if _, err := u.instances.List(t.Context(), &computepb.ListInstancesRequest{Project: project, Zone: zone, Filter: &filter}).Next(); reason(err) != "Forbidden rateLimitExceeded" {
 			t.Errorf("the second list with a filter: %v", err)
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		u.get("vm-1")
 		u.insert("vm-2")
 		if n := u.cloud.Books.Calls()["compute.instances.insert"]; n != 3 {

@@ -84,7 +84,7 @@ func TestAStockoutEndsTheOperation(t *testing.T) {
 		u.run("other", func(i *computepb.Instance) {
 			i.MachineType = proto.String("zones/us-central1-a/machineTypes/e2-standard-4")
 		})
-		time.Sleep(15 * time.Minute)
+		pass(15 * time.Minute)
 		u.done(u.resume("asleep"))
 		u.done(u.start("off"))
 		u.cloud.StopOut("", "", time.Time{})
@@ -149,7 +149,7 @@ func TestASpotMachineIsTakenAway(t *testing.T) {
 				if _, err := u.start("vm-1"); reason(err) != "Bad Request resourceNotReady" {
 					t.Errorf("a start meanwhile: %v", err)
 				}
-				time.Sleep(30 * time.Second)
+				pass(30 * time.Second)
 				if s := u.status("vm-1"); s != c.status {
 					t.Errorf("then: %q", s)
 				}
@@ -177,7 +177,7 @@ func TestAHostBreaks(t *testing.T) {
 		if a, b := u.status("vm-1"), u.status("vm-2"); a != "REPAIRING" || b != "TERMINATED" {
 			t.Errorf("at once %s and %s", a, b)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		after := u.get("vm-1").GetNetworkInterfaces()[0]
 		if m, err := u.cloud.Machine("vm-1"); err != nil || m.Status != "RUNNING" || m.Boot != 2 || after.GetNetworkIP() != before.GetNetworkIP() {
 			t.Errorf("later %+v, %v", m, err)
@@ -194,11 +194,11 @@ func TestALimitedRunTimeEndsTheMachine(t *testing.T) {
 		if err != nil || !ends.Equal(begun.Add(time.Hour+5*time.Second)) {
 			t.Errorf("it says it ends at %s, %v", ends, err)
 		}
-		time.Sleep(time.Until(ends) - time.Second)
+		pass(time.Until(ends) - time.Second)
 		if s := u.status("vm-1"); s != "RUNNING" {
 			t.Errorf("just before: %s", s)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if living := u.cloud.Living(); u.status("vm-1") != "" || len(living) != 0 {
 			t.Errorf("afterwards: %q, %v", u.status("vm-1"), living)
 		}
@@ -219,11 +219,11 @@ func TestSuspensionHasLimits(t *testing.T) {
 		if o := u.ended(u.start("vm-1")); !cmp.Equal(codes(o), []string{"UNSUPPORTED_OPERATION"}) || u.status("vm-1") != "SUSPENDED" {
 			t.Errorf("a start instead of a resume: %v", o)
 		}
-		time.Sleep(60*24*time.Hour - time.Minute)
+		pass(60*24*time.Hour - time.Minute)
 		if s := u.status("vm-1"); s != "SUSPENDED" {
 			t.Errorf("before 60 days: %s", s)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if s := u.status("vm-1"); s != "TERMINATED" {
 			t.Errorf("after 60 days: %s", s)
 		}
@@ -256,10 +256,10 @@ func TestAResumeThatFailedDoesNotProlongTheSleep(t *testing.T) {
 	bubble(t, quick(), func(t *testing.T, u *user) {
 		u.run("vm-1")
 		u.done(u.suspend("vm-1"))
-		time.Sleep(59 * 24 * time.Hour)
+		pass(59 * 24 * time.Hour)
 		u.cloud.StopOut(zone, "", time.Time{})
 		u.ended(u.resume("vm-1"))
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if s := u.status("vm-1"); s != "TERMINATED" {
 			t.Errorf("a day later: %s", s)
 		}
@@ -281,7 +281,7 @@ func TestNewThingsAppearLate(t *testing.T) {
 		if _, err := u.instances.Insert(t.Context(), vm("vm-1")); reason(err) != "Conflict alreadyExists" {
 			t.Errorf("another of its name: %v", err)
 		}
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		if s := u.status("vm-1"); s != "STAGING" || len(u.names("")) != 1 {
 			t.Errorf("later: %q, listed %v", s, u.names(""))
 		}
@@ -313,7 +313,7 @@ func TestOperationsGoWrong(t *testing.T) {
 		if _, err := u.stop("bad"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if s := u.status("bad"); s != "STOPPING" {
 			t.Errorf("a stop that never happens: %s", s)
 		}
@@ -449,7 +449,7 @@ func TestAHarnessHearsOfBoots(t *testing.T) {
 			if !ok {
 				break
 			}
-			time.Sleep(time.Until(next))
+			pass(time.Until(next))
 			u.cloud.Look()
 		}
 		n := u.get("vm-1").GetNetworkInterfaces()[0]
@@ -472,7 +472,7 @@ func TestAHarnessHearsOfBoots(t *testing.T) {
 		if err := u.cloud.Shutdown("vm-1"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		u.done(u.start("vm-1"))
 		u.done(u.suspend("vm-1"))
 		u.done(u.delete("vm-1")) // its memory is lost: it is switched off only now
