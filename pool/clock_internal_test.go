@@ -3,6 +3,8 @@ package pool
 import (
 	"testing"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
 // After the clock was set back, what was written before lies ahead. Nothing
@@ -38,6 +40,43 @@ func TestWhatWasWrittenBeforeTheClockWasSetBackHoldsNothingUp(t *testing.T) {
 	row.Since = now.Add(2 * time.Minute)
 	if got := sc.entered(row, now.Add(3*time.Minute)); !got.Equal(row.Since) {
 		t.Errorf("a later transition counts from %s, want its own time", got)
+	}
+}
+
+// The clock is set back under a sweeper that has looked before: what it saw then
+// lies ahead too.
+func TestASweeperNoticesDeathsAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	before := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	now := before.Add(-24 * time.Hour)
+	listed := func(at time.Time) listing {
+		return listing{Listing: drivers.Listing{At: at, Complete: true}}
+	}
+	sc := newScope("s", true)
+	row := Instance{ID: "i", Since: before}
+	if got := sc.entered(row, before.Add(time.Minute)); !got.Equal(before) {
+		t.Errorf("while the clock is right it entered its state at %s, want %s", got, before)
+	}
+	if sc.missed(row, listed(before.Add(time.Minute)), before.Add(time.Minute)) {
+		t.Error("missing after one listing")
+	}
+	if got := sc.entered(row, now); !got.Equal(now) {
+		t.Errorf("after the clock was set back it entered its state at %s, want %s", got, now)
+	}
+	for n := 1; n <= 2; n++ {
+		at := now.Add(time.Duration(n) * time.Minute)
+		if got, want := sc.missed(row, listed(at), at), n == 2; got != want {
+			t.Errorf("missing after %d listings since then: %t, want %t", n, got, want)
+		}
+	}
+
+	var s sighting
+	s.see(listed(before), before)
+	for n := 1; n <= 2; n++ {
+		s.see(listed(now.Add(time.Duration(n)*time.Minute)), now.Add(time.Duration(n)*time.Minute))
+	}
+	if s.times != 2 || !s.first.Equal(now.Add(time.Minute)) {
+		t.Errorf("a stranger was seen %d times since %s, want 2 since the clock was set back", s.times, s.first)
 	}
 }
 

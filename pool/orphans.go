@@ -103,8 +103,11 @@ type sighting struct {
 }
 
 // see counts a listing if it is evidence: complete, and later than the one
-// counted before.
+// counted before. After the clock was set back the count begins anew.
 func (s *sighting) see(l listing, now time.Time) {
+	if s.listed.After(now) {
+		*s = sighting{reported: s.reported}
+	}
 	if !l.Complete || !l.At.After(s.listed) {
 		return
 	}

@@ -59,7 +59,7 @@ type absence struct {
 // counted before. enough says that there were two.
 func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
 	a := sc.missing[row.ID]
-	if a == nil || !a.since.Equal(row.Since) {
+	if a == nil || !a.since.Equal(row.Since) || a.listed.After(now) { // counted before the clock was set back
 		a = &absence{since: row.Since, first: now}
 		sc.missing[row.ID] = a
 	}
@@ -70,15 +70,16 @@ func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
 	return a.times >= 2
 }
 
-// entry is when a row was first seen here in the state it entered at since.
+// entry is the earliest time at which a row was seen here in the state it
+// entered at since.
 type entry struct{ since, seen time.Time }
 
 // entered is when the row's last transition was, as far as listings are to be
 // compared with it: if the clock was set back since then, when this sweeper
-// first saw the row after it.
+// first saw the row after that.
 func (sc *scope) entered(row Instance, now time.Time) time.Time {
 	e, known := sc.entries[row.ID]
-	if !known || !e.since.Equal(row.Since) {
+	if !known || !e.since.Equal(row.Since) || now.Before(e.seen) {
 		e = entry{since: row.Since, seen: now}
 		sc.entries[row.ID] = e
 	}
