@@ -283,15 +283,15 @@ func (c *Client) Find(ctx context.Context, ref Ref) (Instance, error) {
 }
 
 // DestroyDisks is the driver's, or ErrUnsupported for each disk.
-func (c *Client) DestroyDisks(ctx context.Context, names []string) []error {
+func (c *Client) DestroyDisks(ctx context.Context, disks []Ref) []error {
 	start := time.Now()
 	var got []error
 	refused := c.admit(ctx)
 	if c.disks != nil && refused == nil {
-		got = c.disks.DestroyDisks(ctx, names)
+		got = c.disks.DestroyDisks(ctx, disks)
 	}
-	errs := make([]error, len(names))
-	for i, name := range names {
+	errs := make([]error, len(disks))
+	for i, disk := range disks {
 		err := errUnanswered
 		switch {
 		case c.disks == nil:
@@ -301,9 +301,9 @@ func (c *Client) DestroyDisks(ctx context.Context, names []string) []error {
 		case i < len(got):
 			err = got[i]
 		}
-		errs[i] = c.wrap("destroy disk", name, err)
+		errs[i] = c.wrap("destroy disk", disk.Name, err)
 	}
-	c.done(ctx, "destroy disk", "", start, errors.Join(errs...), slog.Int("count", len(names)))
+	c.done(ctx, "destroy disk", "", start, errors.Join(errs...), slog.Int("count", len(disks)))
 	return errs
 }
 

@@ -49,7 +49,7 @@ func (a *able) Resume(_ context.Context, r drivers.Ref) (drivers.Instance, error
 func (a *able) Pause(context.Context, drivers.Ref) error                      { return a.err }
 func (a *able) Unpause(context.Context, drivers.Ref) error                    { return a.err }
 func (a *able) Identify(context.Context, drivers.Ref, drivers.Identity) error { return a.err }
-func (a *able) DestroyDisks(_ context.Context, n []string) []error            { return make([]error, len(n)) }
+func (a *able) DestroyDisks(_ context.Context, n []drivers.Ref) []error       { return make([]error, len(n)) }
 
 func (a *able) Console(_ context.Context, _ drivers.Ref, w io.Writer, _ int64) error {
 	_, err := io.WriteString(w, "boot\n")
@@ -100,7 +100,7 @@ func TestClientWithoutAbilities(t *testing.T) {
 		"unpause":  c.Unpause(t.Context(), ref),
 		"identify": c.Identify(t.Context(), ref, drivers.Identity{}),
 		"console":  c.Console(t.Context(), ref, io.Discard, 1),
-		"disks":    c.DestroyDisks(t.Context(), []string{"d"})[0],
+		"disks":    c.DestroyDisks(t.Context(), []drivers.Ref{{Name: "d"}})[0],
 	} {
 		if !errors.Is(err, drivers.ErrUnsupported) {
 			t.Errorf("%s: %v, want unsupported", op, err)
@@ -123,7 +123,7 @@ func TestClientWithAbilities(t *testing.T) {
 	if err := c.Console(t.Context(), ref, &console, 10); err != nil || console.String() != "boot\n" {
 		t.Errorf("console: %q, %v", console.String(), err)
 	}
-	if errs := c.DestroyDisks(t.Context(), []string{"a", "b"}); errors.Join(errs...) != nil || len(errs) != 2 {
+	if errs := c.DestroyDisks(t.Context(), []drivers.Ref{{Name: "a"}, {Name: "b"}}); errors.Join(errs...) != nil || len(errs) != 2 {
 		t.Errorf("disks: %v", errs)
 	}
 }
@@ -286,7 +286,7 @@ func TestAGuardedClientMakesNoCallItsGuardRefuses(t *testing.T) {
 		"ping":          c.Ping(t.Context()),
 		"suspend":       c.Suspend(t.Context(), drivers.Ref{Name: "m"}),
 		"destroy":       c.Destroy(t.Context(), []drivers.Ref{{Name: "m"}}, drivers.DestroyOptions{})[0],
-		"destroy disks": c.DestroyDisks(t.Context(), []string{"d"})[0],
+		"destroy disks": c.DestroyDisks(t.Context(), []drivers.Ref{{Name: "d"}})[0],
 	}
 	_, calls["create"] = c.Create(t.Context(), drivers.Spec{Name: "m", Tags: drivers.Tags{Controller: "c"}})
 	_, calls["list"] = c.List(t.Context(), drivers.Query{})

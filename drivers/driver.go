@@ -84,8 +84,11 @@ type Finder interface {
 
 // DiskKeeper is implemented by drivers with disks that outlive a machine.
 type DiskKeeper interface {
-	// DestroyDisks deletes disks by name; one that does not exist is no error.
-	DestroyDisks(ctx context.Context, names []string) []error
+	// DestroyDisks deletes disks and answers per ref, in order, nil meaning the
+	// cloud has confirmed that the disk is gone. One that does not exist is no
+	// error; one that a machine still has is. A ref without a Zone is looked for
+	// in all of them; ID is not used.
+	DestroyDisks(ctx context.Context, disks []Ref) []error
 }
 
 // ConsoleReader is implemented by drivers that can read a machine's console.
@@ -213,6 +216,28 @@ type Spec struct {
 	Identity Identity
 	// Boot is the rendered boot script, nil for drivers that need none.
 	Boot []byte
+	// Disks are the persistent disks the machine gets beside its own, in this
+	// order; only drivers that are a DiskKeeper take any. See DiskSpec.
+	Disks []DiskSpec
+	// Facts are what people find and bill a machine by (account, pipeline,
+	// gitspace), as they are: the driver puts them where its cloud takes them,
+	// made to fit or left out where they cannot. Never secrets.
+	Facts map[string]string
+}
+
+// DiskSpec is a persistent disk of a machine that is to be made. It is found by
+// its name, in the zone the machine is made in or, if it is in another, there:
+// the disk decides. Where there is none it is made, once and empty, with the
+// machine's tags. Create neither formats it nor deletes it, whatever fails. One
+// that another machine has is an ErrInvalid that names that machine.
+type DiskSpec struct {
+	// Name is the disk's own, unique in the driver's scope.
+	Name string
+	// SizeGiB is for a disk that has to be made; one that exists is taken as it
+	// is. 0 is the driver's default.
+	SizeGiB int
+	// Type is the kind of disk in the cloud's words, "" the driver's default.
+	Type string
 }
 
 // Tags are what a machine carries in the cloud from the moment it exists.
@@ -310,7 +335,9 @@ type DestroyOptions struct {
 // DiskPolicy is what a destroy does with persistent disks.
 type DiskPolicy int
 
-// Keep is the zero value, so that forgetting to choose loses no data.
+// Keep is the zero value, so that forgetting to choose loses no data. Delete is
+// for the persistent disks the machine has when it is destroyed: they go after
+// it. Those of a machine that is gone already are for DestroyDisks.
 const (
 	Keep DiskPolicy = iota
 	Delete

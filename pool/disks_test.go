@@ -99,10 +99,10 @@ func (k diskKeeper) List(ctx context.Context, q drivers.Query) (drivers.Listing,
 	return l, err
 }
 
-func (k diskKeeper) DestroyDisks(_ context.Context, names []string) []error {
-	errs := make([]error, len(names))
-	for i, name := range names {
-		errs[i] = k.shelf.remove(func(d drivers.Disk) bool { return d.Name == name })
+func (k diskKeeper) DestroyDisks(_ context.Context, disks []drivers.Ref) []error {
+	errs := make([]error, len(disks))
+	for i, disk := range disks {
+		errs[i] = k.shelf.remove(func(d drivers.Disk) bool { return d.Name == disk.Name })
 	}
 	return errs
 }

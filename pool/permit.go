@@ -63,5 +63,5 @@ func (c cloud) DestroyDisks(ctx context.Context, p permit) error {
 	if !p.granted || p.disks != drivers.Delete {
 		return fmt.Errorf("destroy disk %s: %w: %s", p.ref.Name, errNoPermit, p.why)
 	}
-	return errors.Join(c.Client.DestroyDisks(ctx, []string{p.ref.Name})...)
+	return errors.Join(c.Client.DestroyDisks(ctx, []drivers.Ref{p.ref})...)
 }

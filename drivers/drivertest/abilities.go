@@ -208,7 +208,7 @@ func testConsoleUnknown(s *suite) {
 
 func testUnknownDisks(s *suite) {
 	needAbility(s, s.client.CanKeepDisks(), "DiskKeeper")
-	if err := errors.Join(s.client.DestroyDisks(s.Context(), []string{"no-such-disk", "nor-this"})...); err != nil {
+	if err := errors.Join(s.client.DestroyDisks(s.Context(), []drivers.Ref{{Name: "no-such-disk"}, {Name: "nor-this"}})...); err != nil {
 		s.Errorf("destroy unknown disks: %v", err)
 	}
 }
