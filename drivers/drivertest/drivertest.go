@@ -104,6 +104,11 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"console is cut to its end and works on a dead machine", testConsole},
 		{"console of an unknown machine is not found", testConsoleUnknown},
 		{"destroy of unknown disks is no error", testUnknownDisks},
+		{"persistent disks are made once, listed with their tags, and found again by the next machine", testDisksOnce},
+		{"persistent disks are kept by a create that fails", testDisksOfFailedCreate},
+		{"a persistent disk that a machine has is neither given to another nor destroyed", testDiskInUse},
+		{"persistent disks are destroyed by name and place, and again", testDestroyDisks},
+		{"persistent disks go with their machine where that is asked, and no others", testDestroyWithDisks},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
