@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -32,12 +34,18 @@ moment, /readyz says what is missing. Store, seal key, admin socket, images and
 local machines lie in the data directory: beside the pool file if that can be
 written, else in the working directory.
 
+Without --pool one pool, testpool, is made from what the environment says: of the
+first cloud that has its variables (GOOGLE_PROJECT_ID, AWS_ACCESS_KEY_ID, …; see
+docs/environment.md), else of local machines. DRONE_MIN_POOL_SIZE (1) machines
+are kept warm, at most DRONE_MAX_POOL_SIZE (2) made. The pool is printed.
+
 SIGTERM or SIGINT stops it: requests that run may finish for 20 s, no machine is
 destroyed, the exit code is 0. A second signal ends it at once. The next start
 finds every machine again.
 
    drone-runner-aws delegate --pool pool.yml
    drone-runner-aws delegate --pool pool.yml --envfile runner.env
+   GOOGLE_PROJECT_ID=my-project drone-runner-aws delegate
    DRONE_HTTP_BIND=127.0.0.1:3001 drone-runner-aws delegate --pool pool.yml --data-dir /var/lib/runner`,
 		Flags:  []cli.Flag{poolFileFlag(), envFileFlag(), dataDirFlag()},
 		Action: p.delegate,
@@ -49,9 +57,6 @@ func (p *program) delegate(c *cli.Context) error {
 		return usagef(c, "delegate takes no arguments, but got %q", c.Args().First())
 	}
 	file := c.String("pool")
-	if file == "" {
-		return usagef(c, "name the pool file: drone-runner-aws delegate --pool pool.yml (pools without a file are not built in yet)")
-	}
 	if p.envErr != nil {
 		return p.envErr
 	}
@@ -222,7 +227,36 @@ func interrupted(ctx context.Context, err error) error {
 
 // pools reads the pool file and says everything that was found in it.
 func (d *delegate) pools(regs []drivers.Registration) (pool.Config, error) {
-	cfg, findings := poolfile.Load(d.file, regs, poolfile.Options{FreeAge: d.cfg.FreeAge(), BusyAge: d.cfg.BusyAge()})
+	o := poolfile.Options{FreeAge: d.cfg.FreeAge(), BusyAge: d.cfg.BusyAge()}
+	if d.file == "" {
+		return d.autoPool(regs, o)
+	}
+	cfg, findings := poolfile.Load(d.file, regs, o)
+	return cfg, d.tell(findings, d.file)
+}
+
+// autoPool makes the pool of a runner without a pool file, and shows it.
+func (d *delegate) autoPool(regs []drivers.Registration, o poolfile.Options) (pool.Config, error) {
+	_, lookErr := exec.LookPath(qemu.DefaultBinary())
+	auto := poolfile.Auto{Getenv: os.Getenv, Min: d.cfg.MinPoolSize, Max: d.cfg.MaxPoolSize, Local: lookErr == nil}
+	cfg, source, findings, err := auto.Pools(regs, o)
+	if err != nil {
+		return cfg, err
+	}
+	if err := d.tell(findings, "the pool made from the environment ("+source+")"); err != nil {
+		return cfg, err
+	}
+	text, err := poolfile.FormatPublic(cfg)
+	if err != nil {
+		return cfg, err
+	}
+	d.log.Info("no pool file is given, so a pool is made from the environment", "type", source)
+	fmt.Fprintf(d.p.stderr, "# the pool that is served, without credentials; save it as pool.yml to change it\n%s", text)
+	return cfg, nil
+}
+
+// tell says what was found in a pool file; an error if it cannot be served.
+func (d *delegate) tell(findings poolfile.Findings, file string) error {
 	for _, f := range findings {
 		switch f.Severity {
 		case poolfile.Error:
@@ -234,9 +268,9 @@ func (d *delegate) pools(regs []drivers.Registration) (pool.Config, error) {
 		}
 	}
 	if n := findings.Errors(); n > 0 {
-		return cfg, fmt.Errorf("%s: %s; nothing is served", d.file, count(n, "error"))
+		return fmt.Errorf("%s: %s; nothing is served", file, count(n, "error"))
 	}
-	return cfg, nil
+	return nil
 }
 
 func (d *delegate) serverName() string {

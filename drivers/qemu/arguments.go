@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 
 	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
@@ -22,6 +23,10 @@ var architectures = map[string]architecture{
 	"amd64": {binary: "qemu-system-x86_64", debian: "qemu-system-x86", machine: "pc-i440fx-7.2", console: "ttyS0"},
 	"arm64": {binary: "qemu-system-aarch64", debian: "qemu-system-arm", machine: "virt-7.2", console: "ttyAMA0"},
 }
+
+// DefaultBinary is QEMU's program for this host's architecture, "" if none of
+// its machines is supported.
+func DefaultBinary() string { return architectures[runtime.GOARCH].binary }
 
 // The descriptors QEMU is started with; exec.Cmd numbers extra files from 3.
 const (

@@ -30,6 +30,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := env.Config{
 		HTTPBind: ":3000", RunnerName: "build-7", DatabaseDriver: "sqlite3",
+		MinPoolSize: 1, MaxPoolSize: 2,
 		BusyMaxAgeHours: 24, FreeMaxAgeHours: 72,
 		HealthHot: 10 * time.Second, HealthHibernated: 2 * time.Minute, HealthCold: 3 * time.Minute, HealthWindows: 5 * time.Minute,
 		SetupTimeout: 30 * time.Second, StartStepTimeout: 30 * time.Second, MockStepSeconds: 120,

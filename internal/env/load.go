@@ -61,6 +61,8 @@ type Config struct {
 	SealKey           Secret
 
 	ReusePool bool
+	// MinPoolSize and MaxPoolSize are of the pool made without a pool file.
+	MinPoolSize, MaxPoolSize int
 	// The ages are in hours.
 	BusyMaxAgeHours int
 	FreeMaxAgeHours int
