@@ -95,10 +95,17 @@ type Boot interface {
 
 // BootRequest is what a boot script is made from.
 type BootRequest struct {
-	Driver   string
-	Platform drivers.Platform
-	Identity drivers.Identity
+	// Pool and Driver name where the machine belongs.
+	Pool, Driver string
+	Kind         Kind
+	Platform     drivers.Platform
+	Identity     drivers.Identity
+	// Deadline is when the machine shuts itself down; zero: never.
 	Deadline time.Time
-	// InitScript is a gitspace's, decoded.
+	// InitScript is a gitspace's, decoded: run once, before the agent answers.
 	InitScript string
+	// Disks are the persistent disks the machine has, in their order.
+	Disks []drivers.DiskSpec
+	// Options are the pool's wishes and its cloud's rules.
+	Options drivers.BootOptions
 }

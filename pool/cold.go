@@ -179,14 +179,22 @@ func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
 	if f := rt.flavour(inst.Tenant, inst.Variant); f != nil {
 		spec.Zones, spec.DiskType, spec.Hibernate = f.Zones, f.DiskType, f.hibernates() && !inst.Cold
 	}
-	if m.boot == nil || tn.client.CanIdentify() {
+	booted, ok := tn.cfg.Spec.(drivers.Booted)
+	if !ok || m.boot == nil || tn.client.CanIdentify() {
 		return spec, nil
 	}
-	boot, err := m.boot.Render(BootRequest{
-		Driver: rt.cfg.Driver, Platform: rt.cfg.Platform, Identity: inst.Identity, Deadline: inst.Deadline,
+	options, err := booted.BootOptions()
+	if err != nil {
+		return spec, fmt.Errorf("boot script: %w", err)
+	}
+	spec.Boot, err = m.boot.Render(BootRequest{
+		Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Kind: inst.Kind, Platform: rt.cfg.Platform,
+		Identity: inst.Identity, Deadline: inst.Deadline, Disks: spec.Disks, Options: options,
 	})
-	spec.Boot = boot
-	return spec, err
+	if err != nil {
+		return spec, fmt.Errorf("boot script: %w", err)
+	}
+	return spec, nil
 }
 
 // kindOf is the reason code of an error.

@@ -111,8 +111,27 @@ func recipeOf(p PoolConfig) string {
 	if p.RecipeJSON != nil {
 		spec = p.RecipeJSON
 	}
-	sum := sha256.Sum256([]byte(p.Driver + "\x00" + string(platform) + "\x00" + string(spec)))
+	made := p.Driver + "\x00" + string(platform) + "\x00" + string(spec)
+	if script := scriptFile(p); script != "" {
+		made += "\x00" + script
+	}
+	sum := sha256.Sum256([]byte(made))
 	return hex.EncodeToString(sum[:8])
+}
+
+// scriptFile is the text of a boot script that stands in a file, of which the
+// spec knows only the name. A file that cannot be read changes nothing: the
+// next machine's creation says what is wrong with it.
+func scriptFile(p PoolConfig) string {
+	booted, ok := p.Spec.(drivers.Booted)
+	if !ok {
+		return ""
+	}
+	options, err := booted.BootOptions()
+	if err != nil || options.TemplateName == "user_data" {
+		return ""
+	}
+	return options.Template
 }
 
 // variantRecipe is recipeOf for a flavour: what chooses it or counts it is no

@@ -97,11 +97,14 @@ type Cause struct {
 	// Kind is drivers.Kind of the error, or a reason code of ours.
 	Kind    string `json:"kind,omitempty"`
 	Message string `json:"message"`
+	// Step is where the boot script was at last, see [LastBootStep].
+	Step string `json:"step,omitempty"`
 	// Console is the tail of the machine's console, if it helps.
 	Console string `json:"console,omitempty"`
 }
 
-// String gives "pool: phase: message", with the console tail in brackets.
+// String gives "pool: phase: message", with the boot step and the console tail
+// in brackets.
 func (c Cause) String() string {
 	var b strings.Builder
 	b.WriteString(c.Pool + ": ")
@@ -109,6 +112,9 @@ func (c Cause) String() string {
 		b.WriteString(c.Phase + ": ")
 	}
 	b.WriteString(c.Message)
+	if c.Step != "" {
+		b.WriteString(" (boot script at step " + c.Step + ")")
+	}
 	if c.Console != "" {
 		b.WriteString(" (console tail: " + strconv.Quote(c.Console) + ")")
 	}

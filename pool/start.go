@@ -431,20 +431,23 @@ func (m *Manager) endLease(ctx context.Context, e Ending) (Ended, error) {
 
 // causeOf says what went wrong with a machine, with its console's last words.
 func (m *Manager) causeOf(ctx context.Context, inst Instance, phase string, err error) Cause {
+	console := m.console(ctx, inst)
 	return Cause{
 		Pool: inst.Pool, Instance: inst.ID, Phase: phase, Kind: kindOf(err),
-		Message: err.Error(), Console: m.consoleTail(ctx, inst),
+		Message: err.Error(), Step: LastBootStep(console), Console: tailOf(console),
 	}
 }
 
 const (
-	consoleRead = 4 << 10
+	// consoleRead is enough to find a boot script's last step among what other
+	// programs write at the same time.
+	consoleRead = 64 << 10
 	consoleTail = 400
 )
 
-// consoleTail is the end of a machine's console as one line, "" if there is
-// none to be had soon.
-func (m *Manager) consoleTail(ctx context.Context, inst Instance) string {
+// console is the end of a machine's console, "" if there is none to be had
+// soon.
+func (m *Manager) console(ctx context.Context, inst Instance) string {
 	rt := m.runtimeOf(inst)
 	if rt == nil || !rt.driver(inst).CanReadConsole() {
 		return ""
@@ -455,7 +458,12 @@ func (m *Manager) consoleTail(ctx context.Context, inst Instance) string {
 	if err := rt.driver(inst).Console(ctx, inst.Ref(), &b, consoleRead); err != nil {
 		return ""
 	}
-	text := strings.Join(strings.Fields(strings.ToValidUTF8(b.String(), "")), " ")
+	return strings.ToValidUTF8(b.String(), "")
+}
+
+// tailOf makes one short line of a console's end.
+func tailOf(console string) string {
+	text := strings.Join(strings.Fields(console), " ")
 	if r := []rune(text); len(r) > consoleTail {
 		text = "…" + string(r[len(r)-consoleTail:])
 	}

@@ -329,7 +329,7 @@ func (m *Manager) died(ctx context.Context, row Instance, cause error) {
 	if row.State == Suspended && !errors.Is(cause, errDead) {
 		return
 	}
-	console := m.consoleTail(ctx, row)
+	console := tailOf(m.console(ctx, row))
 	now := m.stamp()
 	event := Event{
 		At: now, Pool: row.Pool, Instance: row.ID, Lease: row.LeaseID, Generation: row.LeaseGeneration,

@@ -28,7 +28,7 @@ type Spec struct {
 	IAMProfileARN string            `spec:"iam_profile_arn" doc:"Instance profile."`
 	MarketType    string            `spec:"market_type" enum:"on-demand,spot" doc:"spot asks for spot machines first and takes on-demand ones where there are none."`
 	Hibernate     bool              `spec:"hibernate" default:"false" doc:"Whether warm machines wait hibernated. Image, type and volume must allow it."`
-	EnableC4D     bool              `spec:"enable_c4d" default:"false" doc:"Whether the largest volume that is not the root is formatted as scratch space."`
+	EnableC4D     bool              `spec:"enable_c4d" default:"false" doc:"Whether the largest instance store volume, which ends with the machine, is made scratch space: /mnt/ephemeral, /tmp and /harness."`
 
 	User          string `spec:"user" ignored:"known for compatibility" doc:"User of the image."`
 	Type          string `spec:"type" ignored:"known for compatibility" doc:"Written by some generators."`
@@ -77,6 +77,28 @@ func (s *Spec) Resolved() (image, machineType string, diskGiB int) { return s.AM
 
 // Hibernates says whether warm machines wait on disk; see [drivers.Sleeper].
 func (s *Spec) Hibernates() bool { return s.Hibernate }
+
+// maxBoot is the longest user data of a machine, before base64.
+const maxBoot = 16 << 10
+
+// BootOptions says what the boot script is made of; see [drivers.Booted].
+func (s *Spec) BootOptions() (drivers.BootOptions, error) {
+	text, name, err := s.Script()
+	o := drivers.BootOptions{
+		Template: text, TemplateName: name, MaxBytes: maxBoot, Gzip: true, PowerShellTags: true,
+		// Persistent disks are attached from /dev/sdf on. What the machine calls
+		// them depends on its hypervisor and its image.
+		Disks: func(i int) []string {
+			letter := string(rune('f' + i))
+			return []string{"/dev/sd" + letter, "/dev/xvd" + letter}
+		},
+		SoleDisk: "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol*",
+	}
+	if s.EnableC4D {
+		o.Scratch = []string{"/dev/disk/by-id/nvme-Amazon_EC2_NVMe_Instance_Storage_*"}
+	}
+	return o, err
+}
 
 // Registration tells cmd of this type.
 var Registration = drivers.Registration{

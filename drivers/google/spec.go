@@ -5,6 +5,7 @@ package google
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -33,9 +34,9 @@ type Spec struct {
 	Scopes        []string  `spec:"scopes" single:"true" doc:"What the service account may do, as full addresses; by default read storage, write logs, metrics and traces."`
 	Hibernate     bool      `spec:"hibernate" default:"false" doc:"Whether warm machines wait suspended."`
 	Nested        bool      `spec:"enable_nested_virtualization" default:"false" doc:"Whether machines can run machines; linux on amd64 only."`
-	EnableC4D     bool      `spec:"enable_c4d" default:"false" doc:"Whether the largest disk that is not the boot disk is formatted as scratch space."`
+	EnableC4D     bool      `spec:"enable_c4d" default:"false" doc:"Whether the largest local SSD, which ends with the machine, is made scratch space: /mnt/ephemeral, /tmp and /harness."`
 	GPU           bool      `spec:"gpu" default:"false" doc:"Whether machines have a GPU; the machine type brings it."`
-	EgressControl bool      `spec:"egress_control" default:"false" doc:"Whether the boot script sets up the proxy of networks[].proxy_url."`
+	EgressControl bool      `spec:"egress_control" default:"false" doc:"Set up the proxy of networks[].proxy_url in machines. Not built in yet."`
 	MarketType    string    `spec:"market_type" enum:"on-demand,spot" doc:"spot asks for spot machines first and takes on-demand ones where there are none."`
 
 	RootDirectory string `spec:"root_directory" ignored:"known for compatibility" doc:"Written by some generators."`
@@ -72,6 +73,23 @@ func (s *Spec) Resolved() (image, machineType string, diskGiB int) {
 
 // Hibernates says whether warm machines wait on disk; see [drivers.Sleeper].
 func (s *Spec) Hibernates() bool { return s.Hibernate }
+
+// maxBoot is the longest value of a machine's metadata.
+const maxBoot = 256 << 10
+
+// BootOptions says what the boot script is made of; see [drivers.Booted].
+func (s *Spec) BootOptions() (drivers.BootOptions, error) {
+	text, name, err := s.Script()
+	o := drivers.BootOptions{
+		Template: text, TemplateName: name, MaxBytes: maxBoot,
+		// Persistent disks are attached as disk-0, disk-1, …
+		Disks: func(i int) []string { return []string{fmt.Sprintf("/dev/disk/by-id/google-disk-%d", i)} },
+	}
+	if s.EnableC4D {
+		o.Scratch = []string{"/dev/disk/by-id/google-local-nvme-ssd-*", "/dev/disk/by-id/google-local-ssd-*"}
+	}
+	return o, err
+}
 
 // Registration tells cmd of this type.
 var Registration = drivers.Registration{
@@ -125,6 +143,9 @@ func check(s *Spec, p *drivers.Platform) drivers.Problems {
 	}
 	if s.Nested && !nests(*p) {
 		out.Warnf("enable_nested_virtualization", "has no effect on %s/%s; only linux on amd64 can", p.OS, p.Arch)
+	}
+	if s.EgressControl {
+		out.Errorf("egress_control", "not built in yet; remove it, and set up the proxy in the image or in user_data")
 	}
 	if s.Hibernate && s.GPU {
 		out.Errorf("hibernate", "machines with a GPU cannot be suspended; remove hibernate or gpu")

@@ -125,7 +125,9 @@ type Cause struct {
 	Phase    string `json:"phase"`
 	Kind     string `json:"kind,omitempty"`
 	Message  string `json:"message"`
-	Console  string `json:"console,omitempty"`
+	// Step is where the machine's boot script was at last.
+	Step    string `json:"step,omitempty"`
+	Console string `json:"console,omitempty"`
 }
 
 // Event is one line of the story of a pool, instance or lease.

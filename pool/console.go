@@ -1,0 +1,35 @@
+package pool
+
+import (
+	"regexp"
+	"strings"
+)
+
+// stepMark is a line of a boot script on a machine's console, which may stand
+// behind a time or a program's name:
+//
+//	runner-boot: step 3/6 download agent
+//	runner-boot: step 3/6 download agent: failed: no answer from …
+var stepMark = regexp.MustCompile(`runner-boot: step (\d{1,2}/\d{1,2} [^\r\n]*)`)
+
+// longestStep bounds what a machine can put into a message.
+const longestStep = 300
+
+// LastBootStep is the step a boot script was at last, as its console tells:
+// number, name and, if it failed there, why. It is "" if the console does not
+// know or the script has come to its end.
+func LastBootStep(console string) string {
+	found := stepMark.FindAllStringSubmatchIndex(console, -1)
+	if len(found) == 0 {
+		return ""
+	}
+	last := found[len(found)-1]
+	if strings.Contains(console[last[1]:], "runner-boot: done") {
+		return ""
+	}
+	step := strings.Join(strings.Fields(strings.ToValidUTF8(console[last[2]:last[3]], "")), " ")
+	if r := []rune(step); len(r) > longestStep {
+		step = string(r[:longestStep]) + "…"
+	}
+	return step
+}
