@@ -203,8 +203,12 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	agent, hangUp := newAgent(d.cfg, world, d.log)
 	defer func() { err = errors.Join(err, hangUp()) }()
 	open := &opener{regs: regs, dataDir: d.dir, log: d.log, network: d.allow.AddMachines}
+	boot, err := bootScripts(d.cfg)
+	if err != nil {
+		return err
+	}
 	m, err := pool.New(starting, pool.ManagerConfig{
-		Store: st, Agent: agent, Pools: cfg.Pools, Open: open.open,
+		Store: st, Agent: agent, Boot: boot, Pools: cfg.Pools, Open: open.open,
 		Solo:       !d.shared(),
 		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Witness: d.witness, Log: d.log,

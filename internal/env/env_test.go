@@ -34,6 +34,16 @@ func TestDefaults(t *testing.T) {
 		BusyMaxAgeHours: 24, FreeMaxAgeHours: 72,
 		HealthHot: 10 * time.Second, HealthHibernated: 2 * time.Minute, HealthCold: 3 * time.Minute, HealthWindows: 5 * time.Minute,
 		SetupTimeout: 30 * time.Second, StartStepTimeout: 30 * time.Second, MockStepSeconds: 120,
+		Boot: env.Boot{
+			HarnessTest: "https://app.harness.io/storage/harness-download/harness-ti/split_tests",
+			Plugin:      "https://github.com/drone/plugin/releases/download/v3.9.7", PluginFallback: "https://app.harness.io/storage/harness-download/harness-ti/harness-plugin/v3.9.7",
+			AutoInjection: "https://app.harness.io/storage/harness-download/harness-ti/auto-injection/1.0.19",
+			Annotations:   "https://storage.googleapis.com/harness-ti/hcli/v0.23", AnnotationsFallback: "https://app.harness.io/storage/harness-download/harness-ti/hcli/v0.23",
+			Envman: "https://github.com/bitrise-io/envman/releases/download/v2.5.6", EnvmanFallback: "https://app.harness.io/storage/harness-download/harness-ti/harness-envman/v2.5.6",
+			Tmate: "https://github.com/harness/tmate/releases/download/1.0", TmateFallback: "https://app.harness.io/storage/harness-download/harness-ti/harness-tmate/1.0",
+			TmateEnabled: true, TmateImage: "drone/drone-runner-docker:1",
+			EgressNoProxy: "localhost,127.0.0.1,169.254.169.254,172.16.0.0/12,10.0.0.0/8,.svc.cluster.local,.harness.io,harness.io",
+		},
 	}
 	if diff := cmp.Diff(want, got.Config); diff != "" {
 		t.Error(diff)
@@ -202,7 +212,7 @@ func TestRemarks(t *testing.T) {
 		{"a name like none of ours", "DRONE_COMMIT_SHA=x", "", ""},
 		{"somebody else's name", "HTTP_BIND=x", "", ""},
 		{"a secret's file is known", "DRONE_DATABASE_DATASOURCE_FILE=/dev/null", "", ""},
-		{"for later", "DRONE_TMATE_HOST=x", "", "not built in yet"},
+		{"for later", "DRONE_AGENT_DOWNLOAD_BIND=x", "", "not built in yet"},
 		{"out of scope", "DRONE_RPC_HOST=x", "", ""},
 		{"removed, by prefix", "DRONE_SETTINGS_AWS_REGION=x", "", "amazon"},
 		{"removed, by name", "DIGITALOCEAN_PAT=x", "", "DIGITAL_OCEAN_PAT"},

@@ -79,6 +79,24 @@ type Config struct {
 
 	MockAgent       bool
 	MockStepSeconds int
+
+	Boot Boot
+}
+
+// Boot is what boot scripts of machines in clouds are made of. AgentURL is
+// empty if nothing names an address; AgentSHA256 has items of the form
+// name=sum. The rest is for users' own templates.
+type Boot struct {
+	AgentURL, AgentFallbackURL string
+	AgentSHA256                []string
+
+	HarnessTest, Plugin, PluginFallback, AutoInjection       string
+	Annotations, AnnotationsFallback                         string
+	Envman, EnvmanFallback, Tmate, TmateFallback             string
+	TmateEnabled                                             bool
+	TmateImage, TmateHost, TmatePort, TmateRSA, TmateEd25519 string
+	Diagnostics                                              bool
+	EgressNoProxy, EgressCACert                              string
 }
 
 // Options says where Load looks.
