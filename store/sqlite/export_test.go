@@ -10,6 +10,9 @@ import (
 // Newest is the version of the program's schema.
 func Newest() (int64, error) { return newest() }
 
+// BackstopPages is how long the log may grow before a commit copies it.
+const BackstopPages = backstopPages
+
 // Raw opens a file for reading, beside an open store.
 func Raw(path string) (*sql.DB, error) { return sql.Open(driverName, dsn(path, true, SyncFull)) }
 

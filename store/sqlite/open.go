@@ -43,9 +43,6 @@ const (
 	// writerCacheKiB is what the writer keeps of the file in memory, at most: a
 	// thousand machines and what is written beside them.
 	writerCacheKiB = 8 << 10
-	// checkpointPages is how long the log grows before it is copied into the
-	// file, which makes a commit wait for two more syncs: 16 MiB.
-	checkpointPages = 4000
 	// readers is how many connections read at the same time.
 	readers = 4
 	// readerBusyMS is how long a reader waits where WAL makes it wait at all:
@@ -136,7 +133,12 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 	}
 	ro.SetMaxOpenConns(readers)
 	ro.SetMaxIdleConns(readers)
-	b := &backend{path: path, log: o.Log, now: o.Now, lock: lock, db: db, ro: ro, text: core.Portable(), readers: make(chan *reader, readers)}
+	copier, err := newCopier(path, o.Sync, o.Log)
+	if err != nil {
+		_ = ro.Close() // the first error is the one to tell
+		return nil, explain(path, err)
+	}
+	b := &backend{copier: copier, path: path, log: o.Log, now: o.Now, lock: lock, db: db, ro: ro, text: core.Portable(), readers: make(chan *reader, readers)}
 	for range readers {
 		b.readers <- &reader{}
 	}
@@ -145,6 +147,7 @@ func open(ctx context.Context, o Options) (_ *backend, err error) {
 	}
 	if err := b.start(context.WithoutCancel(ctx)); err != nil {
 		_ = ro.Close() // the first error is the one to tell
+		_ = copier.db.Close()
 		return nil, explain(path, err)
 	}
 	o.Log.Debug("database open", "file", path, "library", library, "sync", string(o.Sync))

@@ -169,6 +169,9 @@ func (b *backend) Close() error {
 		(<-b.readers).disconnect()
 	}
 	err := b.ro.Close()
+	if cerr := b.copier.close(); err == nil {
+		err = cerr
+	}
 	b.disconnect()
 	if derr := b.db.Close(); err == nil {
 		err = derr

@@ -45,6 +45,9 @@ type backend struct {
 	// beforeCommit is for tests of failing commits.
 	beforeCommit func() error
 
+	// copier keeps the log short.
+	copier *copier
+
 	// reads says of each statement that it changes nothing.
 	reads [core.NumStmts]bool
 	// wrote says that the operation at work has changed something.
@@ -95,6 +98,7 @@ func (b *backend) start(ctx context.Context) error {
 	}
 	b.ops = make(chan *op, groupLimit)
 	b.done = make(chan struct{})
+	go b.copier.run(ctx)
 	go b.loop(ctx)
 	return nil
 }
@@ -107,7 +111,7 @@ func (b *backend) connect(ctx context.Context) error {
 	b.conn = conn
 	for _, pragma := range []string{
 		fmt.Sprintf("PRAGMA cache_size = -%d", writerCacheKiB),
-		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", checkpointPages),
+		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", backstopPages),
 	} {
 		// The second answers with a row, which Exec passes over.
 		if _, err := conn.ExecContext(ctx, pragma); err != nil {
@@ -186,6 +190,8 @@ func (b *backend) loop(ctx context.Context) {
 			close(o.done)
 			group[k] = nil
 		}
+		b.copier.count(len(group))
+		b.copyRest(ctx)
 	}
 }
 
