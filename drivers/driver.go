@@ -314,6 +314,9 @@ type Disk struct {
 type Query struct {
 	// Controller, if set, keeps only what that controller made.
 	Controller string
+	// NoDisks says that nobody wants to know of disks: a driver for which they
+	// are a call of their own leaves them out. Complete is of the rest then.
+	NoDisks bool
 }
 
 // Listing is one reading of a scope.

@@ -133,7 +133,8 @@ func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health
 	inst.Address, inst.Port = found.Address, found.Port
 	asked := m.now()
 	h, err := m.awaitHealth(ctx, inst, func() error {
-		if m.now().Sub(asked) < aliveEvery {
+		sc := m.scopes[inst.Scope] // there: it was located in it
+		if m.now().Sub(asked) < sc.aliveEvery() {
 			return nil
 		}
 		asked = m.now()
@@ -145,10 +146,6 @@ func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health
 	}
 	return h, found, nil
 }
-
-// aliveEvery is how often a machine whose agent does not answer is looked for
-// in its cloud, so that a dead one is not waited for.
-const aliveEvery = 2 * time.Second
 
 // errDead is a machine that ended by itself.
 var errDead = errors.New("the machine has ended by itself")
@@ -202,7 +199,7 @@ func (m *Manager) find(ctx context.Context, rt *runtime, sc *scope, inst Instanc
 		}
 		return found, err == nil, true, err
 	}
-	l, err := m.list(ctx, sc)
+	l, err := m.listing(ctx, sc, false)
 	if err != nil {
 		return found, false, false, err
 	}

@@ -227,6 +227,9 @@ func (m *Manager) healthBudget(inst Instance) time.Duration {
 // cameBack says whether the machine has slept on disk since it was proven.
 func cameBack(inst Instance) bool { return !inst.Warmed.IsZero() && inst.Since.After(inst.Warmed) }
 
+// heldEvery is how often a machine whose agent does not answer is looked up.
+const heldEvery = 2 * time.Second
+
 // stillHeld says, every now and then, whether a machine is still its lease's:
 // one that the sweeper has found dead is not waited for, and the sweeper is
 // asked to look.
@@ -234,7 +237,7 @@ func (m *Manager) stillHeld(ctx context.Context, inst Instance) func() error {
 	asked := m.now()
 	kicks := 3 // the two listings that prove an absence, and one for luck
 	return func() error {
-		if m.now().Sub(asked) < aliveEvery {
+		if m.now().Sub(asked) < heldEvery {
 			return nil
 		}
 		asked = m.now()

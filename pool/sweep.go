@@ -34,7 +34,8 @@ type scope struct {
 
 // reading is one listing several callers wait for.
 type reading struct {
-	done chan struct{}
+	done  chan struct{}
+	disks bool // somebody wants to know of disks
 	listing
 	err error
 }
@@ -124,12 +125,35 @@ func (sc *scope) pace() time.Duration {
 	return time.Second
 }
 
+// gap is what lies at least between the beginnings of two listings, so that
+// many who wait for machines share each: a cloud's calls are counted.
+func (sc *scope) gap() time.Duration {
+	if sc.local {
+		return 0
+	}
+	return 2 * time.Second
+}
+
+// aliveEvery is how often a machine whose agent does not answer is looked for
+// in its cloud, so that a dead one is not waited for.
+func (sc *scope) aliveEvery() time.Duration {
+	if sc.local {
+		return 2 * time.Second
+	}
+	return 15 * time.Second
+}
+
 // listTimeout bounds one listing.
 const listTimeout = time.Minute
 
 // list returns a listing that began after the call: one call to the cloud
 // serves everybody who asked before it began.
 func (m *Manager) list(ctx context.Context, sc *scope) (listing, error) {
+	return m.listing(ctx, sc, true)
+}
+
+// listing is list, without disks if nobody wants to know of them.
+func (m *Manager) listing(ctx context.Context, sc *scope, disks bool) (listing, error) {
 	sc.mu.Lock()
 	r := sc.next
 	if r == nil {
@@ -140,6 +164,7 @@ func (m *Manager) list(ctx context.Context, sc *scope) (listing, error) {
 		default:
 		}
 	}
+	r.disks = r.disks || disks
 	sc.mu.Unlock()
 	select {
 	case <-r.done:
@@ -151,13 +176,22 @@ func (m *Manager) list(ctx context.Context, sc *scope) (listing, error) {
 
 // runLister makes the listings of a scope, one at a time.
 func (m *Manager) runLister(ctx context.Context, sc *scope) error {
+	gap := time.NewTimer(0)
+	defer gap.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			m.failReading(sc, errStopping)
+			return nil
+		case <-gap.C: // whoever has asked meanwhile is served together
+		}
 		select {
 		case <-ctx.Done():
 			m.failReading(sc, errStopping)
 			return nil
 		case <-sc.wanted:
 		}
+		gap.Reset(sc.gap())
 		sc.mu.Lock()
 		r := sc.next
 		sc.next = nil
@@ -166,7 +200,7 @@ func (m *Manager) runLister(ctx context.Context, sc *scope) error {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, listTimeout)
-		l, err := sc.tenants[0].client.List(call, drivers.Query{})
+		l, err := sc.tenants[0].client.List(call, drivers.Query{NoDisks: !r.disks})
 		cancel()
 		r.err = err
 		r.Listing = l
