@@ -1,5 +1,10 @@
-// Package amazon knows what a pool of machines on EC2 is made of: the keys of
-// its spec, their defaults and rules. It does not make machines yet.
+// Package amazon makes machines on Amazon EC2: it knows the keys of a pool's
+// spec, their defaults and rules, and how such a machine is launched, found,
+// put to sleep and ended. Everything it knows of a machine after a restart
+// stands in the machine's tags.
+//
+// It refuses to know what runs in a machine, and keeps no state of its own but
+// what spares calls. The build tag noamazon leaves all but the keys out.
 package amazon
 
 import (
@@ -17,7 +22,7 @@ type Spec struct {
 	Name    string  `spec:"name" doc:"Beginning of the machines' Name tag."`
 	Size    string  `spec:"size" doc:"Instance type; t3.nano, or t4g.nano on arm64."`
 	SizeAlt string  `spec:"size_alt" doc:"Instance type that is tried when there is no capacity for size."`
-	AMI     string  `spec:"ami" doc:"Id of an image (ami-…), or the name of one of yours or Amazon's, of which the newest is taken."`
+	AMI     string  `spec:"ami" doc:"Id of an image (ami-…), the name of one of yours or Amazon's, of which the newest is taken, or the path of a public SSM parameter (/aws/…)."`
 	VPC     string  `spec:"vpc" doc:"Network in which the security group is made when none is named."`
 	drivers.UserData
 	Tags          map[string]string `spec:"tags" doc:"Tags of machines, volumes and network interfaces."`
@@ -106,6 +111,7 @@ var Registration = drivers.Registration{
 	NewConfig: drivers.NewOf[Spec](),
 	Check:     drivers.CheckOf(check),
 	Tenants:   true,
+	New:       build,
 }
 
 // check validates a spec, moves what stands under a deprecated key, and fills
@@ -154,6 +160,9 @@ func check(s *Spec, p *drivers.Platform) drivers.Problems {
 	}
 	if s.SizeAlt == s.Size {
 		out.Warnf("size_alt", "the same as size, so it helps nothing; name another instance type")
+	}
+	if s.MarketType == "spot" && s.Hibernate {
+		out.Warnf("market_type", "spot machines cannot hibernate, so on-demand ones are made; remove market_type or hibernate")
 	}
 	checkDisk(&s.Disk, &out)
 	checkTags(s.Tags, "tags", &out)

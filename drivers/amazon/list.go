@@ -1,0 +1,169 @@
+//go:build !noamazon
+
+package amazon
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+)
+
+// disksRead is a reading of persistent disks.
+type disksRead struct {
+	at  time.Time
+	all []types.Volume
+}
+
+// List reads all machines and persistent disks of the scope that are ours. What
+// EC2 has just made is in no list for a moment, so that a listing speaks of the
+// time before. Disks are read again when they are older than half a minute, or
+// when this driver has changed one.
+func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, error) {
+	began := time.Now()
+	l := drivers.Listing{At: began.Add(-d.timing.lag).UTC()}
+	ours := byTagKey(tagController)
+	if q.Controller != "" {
+		ours = byTag(tagController, q.Controller)
+	}
+	all, err := d.describe(ctx, ours)
+	if err != nil {
+		return l, err
+	}
+	d.watch.feed(all)
+	names := make(map[string]string, len(all))
+	for i := range all {
+		inst, shown := instanceOf(&all[i])
+		names[inst.ID] = inst.Name
+		if shown {
+			l.Instances = append(l.Instances, inst)
+		}
+	}
+	volumes, err := d.allDisks(ctx, began)
+	if err != nil {
+		return l, err
+	}
+	for i := range volumes {
+		disk := diskOf(&volumes[i], names)
+		if q.Controller == "" || disk.Tags.Controller == q.Controller {
+			l.Disks = append(l.Disks, disk)
+		}
+	}
+	l.Complete = true
+	return l, nil
+}
+
+// allDisks is a reading of all persistent disks that is fresh enough.
+func (d *Driver) allDisks(ctx context.Context, now time.Time) ([]types.Volume, error) {
+	d.mu.Lock()
+	last := d.disks
+	d.mu.Unlock()
+	if !last.at.IsZero() && now.Sub(last.at) < d.timing.fresh {
+		return last.all, nil
+	}
+	all, err := d.volumes(ctx, byTagKey(tagDisk))
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.disks.at.Equal(last.at) { // nobody has changed one meanwhile
+		d.disks = disksRead{now, all}
+	}
+	return all, nil
+}
+
+// disksChanged has the next listing read the disks.
+func (d *Driver) disksChanged() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// Neither what was read last nor what is being read now counts.
+	d.disks = disksRead{at: time.Now().Add(-d.timing.fresh - d.timing.lag)}
+}
+
+// instanceOf is a machine as a listing shows it; false for one that was
+// destroyed.
+func instanceOf(i *types.Instance) (drivers.Instance, bool) {
+	tags := plain(i.Tags)
+	inst := drivers.Instance{Ref: refOf(i, tags[tagName]), Tags: readTags(tags)}
+	inst.Status, inst.Reason = statusOf(i)
+	if inst.Status == drivers.StatusRunning {
+		// Machines with a private address have no other.
+		inst.Address, inst.Port = firstOf(aws.ToString(i.PublicIpAddress), aws.ToString(i.PrivateIpAddress)), agentPort
+	}
+	gone := stateOf(i) == types.InstanceStateNameTerminated && (byUser(i) || tags[tagEnded] != "")
+	return inst, !gone
+}
+
+// Codes of state reasons.
+const (
+	userShutdown  = "Client.UserInitiatedShutdown"
+	userHibernate = "Client.UserInitiatedHibernate"
+)
+
+func reasonOf(i *types.Instance) (code, message string) {
+	if i.StateReason == nil {
+		return "", ""
+	}
+	return aws.ToString(i.StateReason.Code), aws.ToString(i.StateReason.Message)
+}
+
+// byUser says whether somebody has asked EC2 for the state a machine is in.
+func byUser(i *types.Instance) bool {
+	code, _ := reasonOf(i)
+	return code == userShutdown || code == userHibernate
+}
+
+// over says whether a machine has ended or is about to.
+func over(i *types.Instance) bool {
+	s := stateOf(i)
+	return s == types.InstanceStateNameShuttingDown || s == types.InstanceStateNameTerminated
+}
+
+// statusOf is a machine's status and, of a dead one, EC2's word on it.
+func statusOf(i *types.Instance) (drivers.Status, string) {
+	dead := func() (drivers.Status, string) {
+		code, message := reasonOf(i)
+		if message == "" || strings.HasPrefix(message, code) {
+			return drivers.StatusDead, firstOf(message, code, aws.ToString(i.StateTransitionReason))
+		}
+		return drivers.StatusDead, code + ": " + message
+	}
+	switch stateOf(i) {
+	case types.InstanceStateNamePending:
+		return drivers.StatusPending, ""
+	case types.InstanceStateNameRunning:
+		return drivers.StatusRunning, ""
+	case types.InstanceStateNameStopping:
+		return drivers.StatusStopping, ""
+	case types.InstanceStateNameStopped:
+		if byUser(i) {
+			return drivers.StatusSuspended, ""
+		}
+		return dead()
+	case types.InstanceStateNameShuttingDown, types.InstanceStateNameTerminated:
+		if byUser(i) {
+			return drivers.StatusStopping, ""
+		}
+		return dead()
+	default:
+		return drivers.StatusUnknown, ""
+	}
+}
+
+// diskOf is a disk as a listing shows it; names are machines by their id.
+func diskOf(v *types.Volume, names map[string]string) drivers.Disk {
+	tags := plain(v.Tags)
+	disk := drivers.Disk{
+		Name: tags[tagDisk], Zone: aws.ToString(v.AvailabilityZone), Tags: readTags(tags), SizeGiB: int(aws.ToInt32(v.Size)),
+	}
+	for _, a := range v.Attachments {
+		id := aws.ToString(a.InstanceId)
+		disk.AttachedTo = firstOf(names[id], id)
+	}
+	return disk
+}
