@@ -11,9 +11,6 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-// mostUserData is what EC2 takes, before base64.
-const mostUserData = 16 << 10
-
 // userData makes a boot script fit: compressed where it must be and the guest
 // can read that, as cloud-init does.
 func userData(boot []byte, os string) (*string, error) {
@@ -21,9 +18,9 @@ func userData(boot []byte, os string) (*string, error) {
 		return nil, nil
 	}
 	data := boot
-	if len(data) > mostUserData {
+	if len(data) > maxBoot {
 		if os == "windows" {
-			return nil, fmt.Errorf("%w: the boot script has %d bytes and EC2 takes %d; shorten user_data", drivers.ErrInvalid, len(boot), mostUserData)
+			return nil, fmt.Errorf("%w: the boot script has %d bytes and EC2 takes %d; shorten user_data", drivers.ErrInvalid, len(boot), maxBoot)
 		}
 		var b bytes.Buffer
 		z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
@@ -33,9 +30,9 @@ func userData(boot []byte, os string) (*string, error) {
 		// A buffer takes everything.
 		_, _ = z.Write(boot)
 		_ = z.Close()
-		if data = b.Bytes(); len(data) > mostUserData {
+		if data = b.Bytes(); len(data) > maxBoot {
 			return nil, fmt.Errorf("%w: the boot script has %d bytes, compressed %d, and EC2 takes %d; shorten user_data, or have it fetch the rest",
-				drivers.ErrInvalid, len(boot), len(data), mostUserData)
+				drivers.ErrInvalid, len(boot), len(data), maxBoot)
 		}
 	}
 	text := base64.StdEncoding.EncodeToString(data)
