@@ -37,7 +37,14 @@ func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		}
 	}
 	begun := m.now()
-	spec, err := m.specOf(rt, inst)
+	disks, err := m.diskSpecs(ctx, inst)
+	var spec drivers.Spec
+	if err == nil {
+		spec, err = m.specOf(rt, inst, disks)
+	}
+	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+		return nil, err
+	}
 	if err != nil {
 		return m.broken(ctx, rt, inst, "create", fmt.Errorf("%w: %w", drivers.ErrInvalid, err))
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 // coldStart writes the intent of a machine of a lease's own. ErrRetired if the
-// pool no longer has the flavour chosen for it.
-func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, error) {
+// pool no longer has the flavour chosen for it, *DiskError if a disk it asks for
+// is not to be had. script is a gitspace's init script.
+func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice, script string) (Instance, error) {
 	rt := m.pools[c.Pool]
 	f := rt.flavour(c.Tenant, c.Variant)
 	if f == nil {
@@ -26,6 +27,8 @@ func (m *Manager) coldStart(ctx context.Context, l Lease, c Choice) (Instance, e
 	in.Lease = l.Key()
 	in.Instance.Cold = true
 	in.Instance.StorageID = l.Want.Storage
+	in.Instance.InitScript = script
+	in.Disks = wantedDisks(l.Want)
 	inst, err := m.store.Intend(ctx, in)
 	if err != nil {
 		rt.drafts.refused(in.Instance, err)
@@ -151,7 +154,7 @@ const gitspaceValidity = 1080 * 24 * time.Hour
 
 // specOf is what the driver is asked to make for a row: the same each time it
 // is asked, so that asking twice makes one machine.
-func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
+func (m *Manager) specOf(rt *runtime, inst Instance, disks []drivers.DiskSpec) (drivers.Spec, error) {
 	tn := rt.tenancyOf(inst)
 	if tn == nil {
 		return drivers.Spec{}, closed(inst).err()
@@ -165,6 +168,7 @@ func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
 		Platform: rt.cfg.Platform,
 		Zone:     inst.Zone,
 		Identity: inst.Identity,
+		Disks:    disks,
 	}
 	if inst.Image != tn.cfg.Image {
 		spec.Image = inst.Image
@@ -179,8 +183,8 @@ func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
 	if f := rt.flavour(inst.Tenant, inst.Variant); f != nil {
 		spec.Zones, spec.DiskType, spec.Hibernate = f.Zones, f.DiskType, f.hibernates() && !inst.Cold
 	}
-	booted, ok := tn.cfg.Spec.(drivers.Booted)
-	if !ok || m.boot == nil || tn.client.CanIdentify() {
+	booted := m.booted(tn)
+	if booted == nil {
 		return spec, nil
 	}
 	options, err := booted.BootOptions()
@@ -189,12 +193,22 @@ func (m *Manager) specOf(rt *runtime, inst Instance) (drivers.Spec, error) {
 	}
 	spec.Boot, err = m.boot.Render(BootRequest{
 		Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Kind: inst.Kind, Platform: rt.cfg.Platform,
-		Identity: inst.Identity, Deadline: inst.Deadline, Disks: spec.Disks, Options: options,
+		Identity: inst.Identity, Deadline: inst.Deadline, Disks: disks, Options: options,
+		InitScript: inst.InitScript,
 	})
 	if err != nil {
 		return spec, fmt.Errorf("boot script: %w", err)
 	}
 	return spec, nil
+}
+
+// booted is what a tenancy's boot scripts need, nil if its machines have none.
+func (m *Manager) booted(tn *tenancy) drivers.Booted {
+	booted, ok := tn.cfg.Spec.(drivers.Booted)
+	if !ok || m.boot == nil || tn.client.CanIdentify() {
+		return nil
+	}
+	return booted
 }
 
 // kindOf is the reason code of an error.

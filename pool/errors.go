@@ -26,6 +26,9 @@ var (
 	ErrHeld = errors.New("pool is held by another replica")
 	// ErrDestroyedFirst: a destroy came before this setup.
 	ErrDestroyedFirst = errors.New("a destroy for this id came first")
+	// ErrDisk: a disk that was asked for is in use or on its way out; see
+	// DiskError.
+	ErrDisk = errors.New("disk is not to be had")
 	// ErrLost: the lease's machine died.
 	ErrLost = errors.New("machine lost")
 	// ErrInvalid: the request can never succeed as it is.

@@ -38,6 +38,7 @@ type reads interface {
 	Instances(ctx context.Context, q InstanceQuery) ([]Instance, error)
 	Leases(ctx context.Context, q LeaseQuery) ([]Lease, error)
 	Events(ctx context.Context, q EventQuery) ([]Event, error)
+	Disks(ctx context.Context, q DiskQuery) ([]Disk, error)
 	Ping(ctx context.Context) error
 	Close() error
 }
@@ -194,4 +195,24 @@ func (f fencing) Recount(ctx context.Context) ([]Drift, error) {
 
 func (f fencing) Purge(ctx context.Context, p Purge) (int, error) {
 	return wrote(ctx, f, func(s Store) (int, error) { return s.Purge(ctx, p) })
+}
+
+func (f fencing) SaveDisk(ctx context.Context, d Disk) error {
+	return f.write(ctx, func(s Store) error { return s.SaveDisk(ctx, d) })
+}
+
+func (f fencing) DoomDisks(ctx context.Context, d Doom) ([]Disk, error) {
+	return wrote(ctx, f, func(s Store) ([]Disk, error) { return s.DoomDisks(ctx, d) })
+}
+
+func (f fencing) DropDisk(ctx context.Context, d Disk) error {
+	return f.write(ctx, func(s Store) error { return s.DropDisk(ctx, d) })
+}
+
+func (f fencing) Readmit(ctx context.Context, r Readmission) (l Lease, inst Instance, err error) {
+	err = f.write(ctx, func(s Store) (err error) {
+		l, inst, err = s.Readmit(ctx, r)
+		return err
+	})
+	return l, inst, err
 }

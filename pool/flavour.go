@@ -216,6 +216,9 @@ func (rt *runtime) choose(kind Kind, w Want) (Choice, error) {
 	if kind == Gitspace && !tn.client.CanHibernate() {
 		return Choice{}, fmt.Errorf("the pool cannot run gitspaces: its driver %s cannot suspend machines", rt.cfg.Driver)
 	}
+	if kind == Gitspace && w.Storage != "" && !tn.client.CanKeepDisks() {
+		return Choice{}, fmt.Errorf("the pool cannot keep disks (storage_config.identifier): its driver %s has none that outlive a machine", rt.cfg.Driver)
+	}
 	var there []*flavour
 	for _, f := range rt.flavours {
 		if f.tenant.id == tenant {

@@ -53,6 +53,9 @@ type Instance struct {
 	Port    int
 	// Identity is sealed in the store.
 	Identity drivers.Identity
+	// InitScript is a gitspace's, for drivers with boot scripts: a secret, sealed
+	// with the identity and gone with it.
+	InitScript string `json:"-"`
 	// AgentVersion is what the agent said of itself when proven.
 	AgentVersion string
 	// StorageID is the gitspace's disks as the caller named them.

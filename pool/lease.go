@@ -60,10 +60,14 @@ type Want struct {
 	GPU           bool   `json:"gpu,omitempty"`
 	// Life is how much of the machine's deadline the request needs.
 	Life time.Duration `json:"life,omitempty"`
-	// Ports, Storage and Labels are a gitspace's.
-	Ports   []int             `json:"ports,omitempty"`
-	Storage string            `json:"storage,omitempty"`
-	Labels  map[string]string `json:"labels,omitempty"`
+	// Ports, Storage and Labels are a gitspace's. Storage names its disks,
+	// separated by commas; StorageGiB and StorageType are for those that have to
+	// be made, 0 and "" being the driver's default.
+	Ports       []int             `json:"ports,omitempty"`
+	Storage     string            `json:"storage,omitempty"`
+	StorageGiB  int               `json:"storage_gib,omitempty"`
+	StorageType string            `json:"storage_type,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
 }
 
 // Choice is one pool a lease may have, and what it must be there.

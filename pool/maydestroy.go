@@ -62,9 +62,11 @@ type evidence struct {
 	FreeAge, BusyAge, Idle time.Duration
 
 	// For machines and disks without a row; one of the first two is set. A disk
-	// goes by an operator's order only.
-	Machine    *drivers.Instance
-	Disk       *drivers.Disk
+	// goes by an operator's order, or its owner's.
+	Machine *drivers.Instance
+	Disk    *drivers.Disk
+	// DiskRow is the row of a disk that its owner wants deleted.
+	DiskRow    *Disk
 	Controller string
 	Lifetimes  []Lifetime
 	Complete   bool
@@ -193,6 +195,8 @@ func mayDestroyOrphan(e evidence, now time.Time) (bool, Reason) {
 		return false, KeepRow
 	case e.Why == ReasonOperator:
 		return mayOrderOrphan(e, now)
+	case e.Why == ReasonReleased && e.Disk != nil && e.DiskRow != nil:
+		return mayDeleteDisk(e, now)
 	case e.Why != ReasonOrphan || e.Machine == nil:
 		return false, KeepUnknown
 	}
@@ -210,6 +214,24 @@ func mayDestroyOrphan(e evidence, now time.Time) (bool, Reason) {
 		return false, KeepSightings
 	case !e.HadRow && !watched(e.Lifetimes, mach.Tags.Created):
 		return false, KeepUnwatched
+	}
+	return true, e.Why
+}
+
+// mayDeleteDisk guards a disk whose owner has asked for its end. Its row must
+// say so, no machine may have it, and its tags must be ours, or those it was
+// taken over with from a store that was lost.
+func mayDeleteDisk(e evidence, now time.Time) (bool, Reason) {
+	disk, row := e.Disk, e.DiskRow
+	switch {
+	case row.Name != disk.Name || row.Instance != "" || row.Doomed.IsZero():
+		return false, KeepDisk
+	case disk.Tags.Kind != string(Gitspace) || disk.Tags.Controller == "":
+		return false, KeepForeign
+	case disk.Tags.Controller != e.Controller && disk.Tags.Controller != row.Controller:
+		return false, KeepForeign
+	case !fresh(e.ListedAt, now):
+		return false, KeepIncomplete
 	}
 	return true, e.Why
 }

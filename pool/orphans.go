@@ -283,7 +283,7 @@ func (s *strangerSweep) disk(ctx context.Context, disk drivers.Disk) error {
 // usesDisk says whether a disk is a row's, by tag, by attachment or by the name
 // its storage has.
 func usesDisk(row Instance, disk drivers.Disk) bool {
-	return row.ID == disk.Tags.Instance || row.Name == disk.AttachedTo || (row.StorageID != "" && row.StorageID == disk.Name)
+	return row.ID == disk.Tags.Instance || row.Name == disk.AttachedTo || slices.Contains(StorageNames(row.StorageID), disk.Name)
 }
 
 // publish puts the pass where people and metrics see it.
@@ -363,7 +363,10 @@ func (m *Manager) destroyOrphan(ctx context.Context, sc *scope, e evidence, disk
 	client := sc.tenants[0].client
 	p := permitOrphan(e, disks, m.stamp())
 	if e.Machine == nil {
-		return client.DestroyDisks(call, p)
+		if err := client.DestroyDisks(call, p); err != nil {
+			return err
+		}
+		return m.store.DropDisk(ctx, Disk{Scope: sc.key, Name: e.Disk.Name, Zone: e.Disk.Zone})
 	}
 	return client.Destroy(call, p)
 }
@@ -375,6 +378,10 @@ func (m *Manager) rowOf(ctx context.Context, e evidence) (bool, error) {
 		id, name = e.Machine.Tags.Instance, e.Machine.Name
 	} else if e.Disk != nil {
 		id = e.Disk.Tags.Instance
+		rows, err := m.store.Disks(ctx, DiskQuery{Name: e.Disk.Name})
+		if err != nil || slices.ContainsFunc(rows, func(d Disk) bool { return d.Instance != "" && d.Zone == e.Disk.Zone }) {
+			return err == nil, err
+		}
 	}
 	if id == "" {
 		return false, nil

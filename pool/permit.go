@@ -28,7 +28,12 @@ var errNoPermit = errors.New("the gate has not allowed this destroy")
 // permitRow asks the gate about the machine of a row.
 func permitRow(row Instance, e evidence, now time.Time) permit {
 	may, why := mayDestroy(&row, e, now)
-	return permit{granted: may, why: why, ref: row.Ref(), disks: row.Disks}
+	p := permit{granted: may, why: why, ref: row.Ref(), disks: row.Disks}
+	if row.StorageID != "" {
+		// Its disks have rows, and go by those once the machine is gone.
+		p.disks = drivers.Keep
+	}
+	return p
 }
 
 // permitOrphan asks the gate about a machine or disk no row describes.

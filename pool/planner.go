@@ -186,7 +186,12 @@ func (m *Manager) planCold(ctx context.Context, rt *runtime, l Lease) error {
 	if i < 0 || m.calls.asks(l.ID) {
 		return nil
 	}
-	inst, err := m.coldStart(ctx, l, l.Choices[i])
+	if l.Kind == Gitspace {
+		// Only its setup has its init script: it asks for the place itself.
+		m.hub.notify(leaseKey(l.ID))
+		return nil
+	}
+	inst, err := m.coldStart(ctx, l, l.Choices[i], "")
 	switch {
 	case err == nil:
 		m.hub.notify(leaseKey(l.ID))

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
 // Destroy implements Service. A build is answered when the intent to destroy
@@ -12,6 +14,9 @@ import (
 func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	if r.Lease == "" {
 		return fmt.Errorf("%w: a destroy needs an id", ErrInvalid)
+	}
+	if err := m.rememberKnown(ctx, r); err != nil {
+		return fmt.Errorf("destroy %w", err)
 	}
 	now := m.stamp()
 	ended, err := m.endLease(ctx, Ending{
@@ -25,44 +30,49 @@ func (m *Manager) Destroy(ctx context.Context, r DestroyRequest) error {
 	if ended.Outcome != EndStale {
 		m.steps.forget(r.Lease)
 	}
-	if ended.Outcome == EndUnknown && r.Known != nil {
-		return m.destroyUnknown(ctx, r)
-	}
-	if ended.Instance == nil || ended.Instance.Kind != Gitspace || ended.Instance.Held {
+	if ended.Instance != nil && (ended.Instance.Kind != Gitspace || ended.Instance.Held) {
 		// A held machine waits for who holds it; its caller is done with it.
 		return nil
 	}
-	return m.awaitInstance(ctx, ended.Instance.ID, m.t.DestroyWait, "destroy", func(i Instance) bool { return i.State == Gone })
+	if ended.Instance != nil {
+		err := m.awaitInstance(ctx, ended.Instance.ID, m.t.DestroyWait, "destroy", func(i Instance) bool { return i.State == Gone })
+		if err != nil {
+			return err
+		}
+	}
+	if r.Disks != drivers.Delete || ended.Outcome == EndStale {
+		return nil
+	}
+	return m.deleteDisks(ctx, r, now.Add(m.t.DestroyWait))
 }
 
-// destroyUnknown answers a destroy whose lease the store has never seen but
-// whose caller names a machine: gone is done; one that is still there is not
-// destroyed on a caller's word alone.
-func (m *Manager) destroyUnknown(ctx context.Context, r DestroyRequest) error {
-	rt := m.pools[r.Known.Pool]
-	if rt == nil {
-		return fmt.Errorf("destroy %s: %w: its pool %q is neither configured nor remembered here", r.Lease, ErrForeign, r.Known.Pool)
+// rememberKnown makes rows of a gitspace that the store has lost, so that its
+// destroy is like any other. One whose machine is gone needs none; a machine
+// that is there and is not what the caller says is not touched.
+func (m *Manager) rememberKnown(ctx context.Context, r DestroyRequest) error {
+	if r.Known == nil || r.Known.Pool == "" {
+		return nil
 	}
-	for _, scope := range rt.scopes() {
-		l, err := m.list(ctx, m.scopes[scope])
-		if err != nil {
-			return fmt.Errorf("destroy %s: %w", r.Lease, err)
-		}
-		for _, mach := range l.Instances {
-			if mach.Name == r.Known.Name || (mach.ID != "" && mach.ID == r.Known.ID) {
-				return fmt.Errorf("destroy %s: %w: machine %s exists, but this store has no lease for it; taking it over from instance_info alone", r.Lease, ErrNotYet, mach.Name)
-			}
-		}
-		if !l.Complete {
-			return fmt.Errorf("destroy %s: %w: the cloud could not be listed completely", r.Lease, ErrUnavailable)
-		}
+	_, err := m.store.Lease(ctx, r.Lease)
+	if !errors.Is(err, ErrNotFound) {
+		return err
 	}
-	return nil
+	if m.pools[r.Known.Pool] == nil {
+		return fmt.Errorf("%s: %w: its pool %q is neither configured nor remembered here", r.Lease, ErrForeign, r.Known.Pool)
+	}
+	_, err = m.takeOverKnown(ctx, r.Lease, *r.Known, Want{}, toEnd)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // Suspend implements Service.
 func (m *Manager) Suspend(ctx context.Context, r SuspendRequest) error {
 	lease, err := m.store.Lease(ctx, r.Lease)
+	if errors.Is(err, ErrNotFound) && r.Known != nil {
+		lease, err = m.takeOverKnown(ctx, r.Lease, *r.Known, Want{}, toTalk)
+	}
 	if err != nil {
 		return fmt.Errorf("suspend %s: %w", r.Lease, err)
 	}

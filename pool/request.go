@@ -61,8 +61,12 @@ type SetupRequest struct {
 	// a cause.
 	Pools []string
 	Want  Want
-	// Reset replaces a gitspace's machine and keeps its disks.
+	// Reset replaces a gitspace's machine and keeps its disks. With Known set it
+	// replaces that machine, so that the same reset sent twice makes one.
 	Reset bool
+	// InitScript, if not "", is run on a new machine of a gitspace before its
+	// setup answers. It may hold secrets.
+	InitScript string
 	// Timeout bounds the wait for a machine; zero: the pools' own wait.
 	Timeout time.Duration
 	// Known is the machine as the caller remembers it, nil if it does not.

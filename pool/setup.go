@@ -25,6 +25,9 @@ type call struct {
 	// asks is set until the setup has asked the pools for a machine of its own
 	// once: as long, the planner need not do the same.
 	asks atomic.Bool
+	// reset says that it replaces a machine. Its leader sets it; others read it
+	// when it is done.
+	reset bool
 
 	result SetupResult
 	err    error
@@ -112,11 +115,23 @@ func (m *Manager) Setup(ctx context.Context, r SetupRequest) (SetupResult, error
 	if r.ID == "" || len(r.Pools) == 0 {
 		return SetupResult{}, fmt.Errorf("%w: a setup needs an id and a pool", ErrInvalid)
 	}
-	if r.Reset {
-		return SetupResult{}, fmt.Errorf("%w: replacing a gitspace's machine (is_marked_for_infra_reset)", ErrNotYet)
+	if r.Reset && r.Kind != Gitspace {
+		return SetupResult{}, fmt.Errorf("%w: only a gitspace's machine can be replaced (is_marked_for_infra_reset)", ErrInvalid)
 	}
+	for {
+		res, err, other := m.joinSetup(ctx, r)
+		if !other {
+			return res, err
+		}
+	}
+}
+
+// joinSetup leads or joins the setup of an id. other says that it has joined one
+// that replaces no machine, although this one shall.
+func (m *Manager) joinSetup(ctx context.Context, r SetupRequest) (_ SetupResult, _ error, other bool) {
 	k, leader := m.calls.join(r.ID, r.Progress)
 	if leader {
+		k.reset = r.Reset
 		ok := m.spawn(func(ctx context.Context) {
 			res, err := m.runSetup(ctx, k, r)
 			m.calls.finish(k, res, err)
@@ -129,10 +144,10 @@ func (m *Manager) Setup(ctx context.Context, r SetupRequest) (SetupResult, error
 	case <-k.done:
 		res := k.result
 		res.Joined = res.Joined || !leader
-		return res, k.err
+		return res, k.err, r.Reset && !k.reset && !errors.Is(k.err, errStopping)
 	case <-ctx.Done():
 		k.leave(leader)
-		return SetupResult{}, context.Cause(ctx)
+		return SetupResult{}, context.Cause(ctx), false
 	}
 }
 
@@ -176,7 +191,9 @@ type setup struct {
 	woken <-chan struct{} // the lease may have changed
 	how   string          // "warm", "cold", "resumed"
 	woke  bool            // a resume was begun by this setup
-	first []Cause
+	// recreated: a new machine was begun in place of one that has gone.
+	recreated bool
+	first     []Cause
 	// displaced is when this request took the lead from another replica's, which
 	// may be preparing the machine without having noticed; zero if it did not.
 	displaced time.Time
@@ -185,6 +202,9 @@ type setup struct {
 // run arrives, waits for a machine, prepares it, and starts over on another
 // one as long as the lease is alive and has choices.
 func (s *setup) run(ctx context.Context) (SetupResult, error) {
+	if err := s.prelude(ctx); err != nil {
+		return SetupResult{}, err
+	}
 	grant, err := s.arrive(ctx)
 	if err != nil {
 		return SetupResult{}, err
@@ -210,7 +230,10 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 		}
 		switch s.lease.State {
 		case LeaseActive:
-			return s.joined(ctx)
+			res, again, err := s.joined(ctx)
+			if err != nil || !again {
+				return res, err
+			}
 		case LeaseSuspended:
 			if err := s.wake(ctx); err != nil {
 				return SetupResult{}, err
@@ -225,7 +248,13 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 				return res, err
 			}
 		case LeaseEnded, LeaseLost:
-			return SetupResult{}, s.ended()
+			if s.lease.Reason != reasonMachineGone || s.recreated {
+				return SetupResult{}, s.ended()
+			}
+			s.recreated = true
+			if err := s.recreate(ctx); err != nil {
+				return SetupResult{}, err
+			}
 		default:
 			return SetupResult{}, fmt.Errorf("lease %s is %q", s.lease.ID, s.lease.State)
 		}
@@ -235,7 +264,10 @@ func (s *setup) run(ctx context.Context) (SetupResult, error) {
 // arrive resolves the request against the pools and writes or joins its lease.
 func (s *setup) arrive(ctx context.Context) (Grant, error) {
 	m, now := s.m, s.m.stamp()
-	choices, causes := m.choices(s.r)
+	choices, causes, err := m.choicesOf(ctx, s.r)
+	if err != nil {
+		return Grant{}, err
+	}
 	s.first = causes
 	if len(choices) == 0 {
 		// Nothing can be made, but a lease that is there already is answered.
@@ -328,6 +360,13 @@ func (m *Manager) choices(r SetupRequest) ([]Choice, []Cause) {
 	return out, causes
 }
 
+// choicesOf are the choices in which also the disks that are there can be had.
+func (m *Manager) choicesOf(ctx context.Context, r SetupRequest) ([]Choice, []Cause, error) {
+	choices, causes := m.choices(r)
+	choices, more, err := m.nearDisks(ctx, r, choices)
+	return choices, append(causes, more...), err
+}
+
 // wait makes the lease a machine of its own if a pool has room, and else waits
 // until something is given to it, it ends, or time is up. It returns with the
 // lease read anew and not waiting, or led by another.
@@ -346,11 +385,21 @@ func (s *setup) wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	told, why := false, ""
+	told, again, why := false, false, ""
 	for {
 		if s.lease.State != LeaseWaiting || s.follows() {
 			return nil
 		}
+		if again && s.lease.Kind == Gitspace {
+			// Nobody else makes its machine: a place, or its disk, may be free now.
+			if err := s.coldStart(ctx); err != nil {
+				return err
+			}
+			if s.lease.State != LeaseWaiting {
+				return nil
+			}
+		}
+		again = true
 		if !told || s.lease.Reason != why {
 			told, why = true, s.lease.Reason
 			s.k.tell(Progress{Phase: "waiting", Message: cmp.Or(s.lease.Detail, "waiting for a machine")})
@@ -478,7 +527,7 @@ func (s *setup) coldStart(ctx context.Context) error {
 		if m.pools[c.Pool] == nil {
 			continue
 		}
-		inst, err := m.coldStart(ctx, s.lease, c)
+		inst, err := m.coldStart(ctx, s.lease, c, s.r.InitScript)
 		switch {
 		case err == nil:
 			s.how = "cold"
@@ -492,6 +541,11 @@ func (s *setup) coldStart(ctx context.Context) error {
 			// At the limit a free machine of another kind may go for it.
 			m.pools[c.Pool].kick()
 			continue
+		case errors.Is(err, ErrDisk):
+			capped = false
+			if err := s.diskRefused(ctx, c, err); err != nil {
+				return err
+			}
 		case errors.Is(err, ErrConflict):
 			return s.reread(ctx) // it was given something, or ended, meanwhile
 		default:
@@ -503,6 +557,19 @@ func (s *setup) coldStart(ctx context.Context) error {
 		return s.giveUp(ctx)
 	}
 	return s.reread(ctx)
+}
+
+// diskRefused handles a disk that is not to be had: that of the lease's own
+// machine on its way out is waited for, any other ends the setup.
+func (s *setup) diskRefused(ctx context.Context, c Choice, err error) error {
+	if e, ok := errors.AsType[*DiskError](err); ok && e.Lease == s.lease.ID {
+		return nil
+	}
+	cause := Cause{Pool: c.Pool, Phase: "create", Kind: "disk", Message: err.Error()}
+	if err := s.end(ctx, cause, "disk_in_use", err.Error()); err != nil && !errors.Is(err, ErrConflict) {
+		return err
+	}
+	return &SetupError{Causes: []Cause{cause}, Err: err}
 }
 
 func (s *setup) reread(ctx context.Context) error {

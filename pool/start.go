@@ -98,6 +98,9 @@ func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, 
 	phase, err := m.ready(ctx, inst, s.r, func() {
 		s.k.tell(Progress{Phase: "healthy", Pool: inst.Pool, Instance: &inst})
 	})
+	if err == nil {
+		phase, err = "setup", s.initialise(ctx, inst)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return SetupResult{}, false, errStopping
@@ -282,19 +285,16 @@ func (m *Manager) awaitHealth(ctx context.Context, inst Instance, alive func() e
 	}
 }
 
-// joined answers a setup whose lease already has its machine.
-func (s *setup) joined(ctx context.Context) (SetupResult, error) {
+// joined answers a setup whose lease already has its machine. again means that
+// a dead one is being restarted.
+func (s *setup) joined(ctx context.Context) (_ SetupResult, again bool, _ error) {
 	m := s.m
 	inst, err := m.store.Instance(ctx, s.lease.InstanceID)
 	if err != nil {
-		return SetupResult{}, fmt.Errorf("setup %s: %w", s.r.ID, err)
+		return SetupResult{}, false, fmt.Errorf("setup %s: %w", s.r.ID, err)
 	}
 	if inst.State == Failed && s.lease.Kind == Gitspace {
-		if err := s.wake(ctx); err != nil {
-			return SetupResult{}, err
-		}
-		res, _, err := s.start(ctx)
-		return res, err
+		return SetupResult{}, true, s.wake(ctx)
 	}
 	if s.r.Digest != "" && s.lease.Digest != "" && s.r.Digest != s.lease.Digest {
 		err := m.store.Note(ctx, Event{
@@ -306,7 +306,7 @@ func (s *setup) joined(ctx context.Context) (SetupResult, error) {
 			m.log.Warn("event not written", "lease", s.lease.ID, "err", err)
 		}
 	}
-	return SetupResult{Lease: s.lease, Instance: inst, Ports: portsOf(s.lease), Joined: true}, nil
+	return SetupResult{Lease: s.lease, Instance: inst, Ports: portsOf(s.lease), Joined: true}, false, nil
 }
 
 // wake begins the resume of a sleeping gitspace, once per setup.

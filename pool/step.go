@@ -142,6 +142,12 @@ func (t *stepTable) touchRunning(now time.Time) {
 // Step implements Service.
 func (m *Manager) Step(ctx context.Context, r StepRequest) (json.RawMessage, error) {
 	lease, inst, err := m.activeMachine(ctx, r.Lease, r.Instance)
+	if errors.Is(err, ErrNotFound) && lease.ID == "" && r.Known != nil && r.Known.complete() {
+		if _, err := m.takeOverKnown(ctx, r.Lease, *r.Known, Want{}, toTalk); err != nil {
+			return nil, fmt.Errorf("stage %w", err)
+		}
+		lease, inst, err = m.activeMachine(ctx, r.Lease, r.Instance)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -175,6 +175,24 @@ type Store interface {
 	Export(ctx context.Context, k LeaseKey, vars map[string]string, now time.Time) error
 	Exported(ctx context.Context, k LeaseKey) (map[string]string, error)
 
+	// Disks lists persistent disks, by scope, name and zone.
+	Disks(ctx context.Context, q DiskQuery) ([]Disk, error)
+	// SaveDisk writes what a listing says of a disk: zone, size and Seen of the
+	// row of that scope and name whose zone is the same or unknown, or a new row
+	// of a detached disk if there is none.
+	SaveDisk(ctx context.Context, d Disk) error
+	// DoomDisks marks detached disks to be deleted and returns them, those that
+	// were marked before included. One that a machine has is left alone.
+	DoomDisks(ctx context.Context, d Doom) ([]Disk, error)
+	// DropDisk removes the row of a detached disk that is gone. No row, or one
+	// that a machine has by now, is no error and left alone.
+	DropDisk(ctx context.Context, d Disk) error
+	// Readmit writes the rows of a machine that exists in its cloud and of a new
+	// generation of the gitspace whose it is: Suspended, both. The pool counts
+	// it whatever its limit. ErrConflict if the lease is not final, or the
+	// instance id has a row.
+	Readmit(ctx context.Context, r Readmission) (Lease, Instance, error)
+
 	// DueInstances and DueLeases are at most limit rows whose due time has
 	// come, the longest due first, of the given pools (nil: all).
 	DueInstances(ctx context.Context, pools []string, now time.Time, limit int) ([]Instance, error)
@@ -367,7 +385,13 @@ type Group struct {
 type Intent struct {
 	Instance Instance
 	// Lease, if its ID is set, is whom the machine is made for.
-	Lease  LeaseKey
+	Lease LeaseKey
+	// Disks are its persistent disks by name: attached in the same transaction,
+	// and written if there is no row of that name in the scope. One that another
+	// live machine has, or that is doomed, is a *DiskError and nothing is written.
+	// Of new ones Name, SizeGiB and Type are read. They are let go when the
+	// machine is gone: kept, or doomed if its Disks is Delete.
+	Disks  []Disk
 	Now    time.Time
 	Events []Event
 }

@@ -345,6 +345,9 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			delete(sc.entries, id)
 		}
 	}
+	if err := m.sweepDisks(ctx, sc, l); err != nil {
+		return err
+	}
 	return m.sweepStrangers(sc, l, rows)
 }
 

@@ -310,6 +310,12 @@ func (m *Manager) resumeGitspace(ctx context.Context, rt *runtime, inst Instance
 		if ctx.Err() != nil {
 			return err
 		}
+		if errors.Is(err, drivers.ErrNotFound) {
+			if ended, err := m.gone(ctx, inst, lease); ended || err != nil {
+				return err
+			}
+		}
+		err = fmt.Errorf("%w (%s)", err, resumeAdvice(inst, err))
 		m.log.Warn("machine not resumed, left as it is", "instance", inst.Name, "lease", lease.ID, "err", err)
 		_, aerr := m.store.Asleep(ctx, lease.Key(), "resume_failed", err.Error(), now.Add(farFuture), now, Event{
 			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: lease.ID, Generation: lease.Generation,

@@ -3,16 +3,17 @@ package server
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -41,13 +42,11 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	e := s.await(r.Context())
 	lines := s.startProgress(r.Context(), e, req, agent, in.Pools[0])
 	in.Progress = lines.step
-	if err = notBuiltIn(req); err == nil {
-		var res pool.SetupResult
-		if res, err = e.Setup(r.Context(), in); err == nil {
-			lines.done(nil)
-			s.metrics.setupDone(in, res, time.Since(began))
-			return replyJSON(w, http.StatusOK, setupResponse(res))
-		}
+	res, err := e.Setup(r.Context(), in)
+	if err == nil {
+		lines.done(nil)
+		s.metrics.setupDone(in, res, time.Since(began))
+		return replyJSON(w, http.StatusOK, setupResponse(res))
 	}
 	err = cutOff(r.Context(), err)
 	if !errors.Is(err, ErrStarting) {
@@ -78,7 +77,7 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 	if err != nil {
 		return none(undecodable(err))
 	}
-	disk, err := diskGiB(req.StorageConfig.BootDiskSize)
+	disk, err := sizeGiB("storage_config.boot_disk_size", req.StorageConfig.BootDiskSize)
 	if err != nil {
 		return none(err)
 	}
@@ -87,7 +86,7 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 		return none(err)
 	}
 	for field, text := range map[string]string{
-		"zone": req.Zone, "resource_class": req.ResourceClass, "storage_config.identifier": req.StorageConfig.Identifier,
+		"zone": req.Zone, "resource_class": req.ResourceClass, "storage_config.identifier": req.StorageConfig.Identifier, "storage_config.type": req.StorageConfig.Type,
 		"setup_request.vm_image_config.image_name":    agent.VMImageConfig.ImageName,
 		"setup_request.vm_image_config.image_version": agent.VMImageConfig.ImageVersion,
 		"instance_info.id":                            req.InstanceInfo.ID,
@@ -110,19 +109,13 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 			Nested:        req.NestedVirtualization,
 			Life:          span(agent.Timeout, time.Second),
 		},
-		Reset:   req.IsMarkedForInfraReset,
 		Timeout: span(req.Timeout, time.Millisecond),
 		Known:   known(req.InstanceInfo),
 		Body:    body,
 		Digest:  digest(req.SetupRequest),
 	}
-	if len(req.GitspaceAgentConfig.Ports) > 0 {
-		in.Kind = pool.Gitspace
-		in.Want.Ports = req.GitspaceAgentConfig.Ports
-		in.Want.Storage = req.StorageConfig.Identifier
-		if name := req.GitspaceAgentConfig.GitspaceConfigIdentifier; name != "" {
-			in.Want.Labels = map[string]string{"name": name}
-		}
+	if err := gitspace(&in, req); err != nil {
+		return none(err)
 	}
 	return in, agent, nil
 }
@@ -151,23 +144,34 @@ func (s *Server) pools(req api.SetupRequest, account string) ([]string, error) {
 	return pools, nil
 }
 
-// notBuiltIn refuses, by name, what the engine cannot do yet. Whoever asked
-// for a disk or a script must not get a machine without.
-func notBuiltIn(req api.SetupRequest) error {
-	gitspace := req.GitspaceAgentConfig
-	for _, f := range []struct {
-		field string
-		asked bool
-	}{
-		{"is_marked_for_infra_reset", req.IsMarkedForInfraReset},
-		{"storage_config.identifier", req.StorageConfig.Identifier != ""},
-		{"gitspace_agent_config.vm_init_script", gitspace.VMInitScript != ""},
-		{"gitspace_agent_config.secret", gitspace.Secret != ""},
-		{"gitspace_agent_config.access_token", gitspace.AccessToken != ""},
-	} {
-		if f.asked {
-			return fmt.Errorf("%s: %w", f.field, pool.ErrNotYet)
+// gitspace fills in what makes a setup a gitspace's. secret and access_token are
+// deprecated and have no effect: what they were for is in the init script. What
+// a script says is nobody's to read, so errors never quote it.
+func gitspace(in *pool.SetupRequest, req api.SetupRequest) error {
+	g := req.GitspaceAgentConfig
+	if len(g.Ports) == 0 {
+		return nil
+	}
+	for _, p := range g.Ports {
+		if p < 1 || p > math.MaxUint16 {
+			return badRequest("field 'gitspace_agent_config.ports' in the request body has %d, which is no port", p)
 		}
+	}
+	size, err := sizeGiB("storage_config.size", req.StorageConfig.Size)
+	if err != nil {
+		return err
+	}
+	script, err := base64.StdEncoding.DecodeString(g.VMInitScript)
+	if err != nil || !utf8.Valid(script) || bytes.IndexByte(script, 0) >= 0 {
+		return badRequest("field 'gitspace_agent_config.vm_init_script' in the request body is not the base64 of a script")
+	}
+	in.Kind = pool.Gitspace
+	in.Want.Ports = g.Ports
+	in.Want.Storage = strings.Join(pool.StorageNames(req.StorageConfig.Identifier), ",")
+	in.Want.StorageGiB, in.Want.StorageType = size, req.StorageConfig.Type
+	in.InitScript, in.Reset = string(script), req.IsMarkedForInfraReset
+	if name := g.GitspaceConfigIdentifier; name != "" {
+		in.Want.Labels = map[string]string{"name": name}
 	}
 	return nil
 }
@@ -214,13 +218,13 @@ func view(raw json.RawMessage, into any) error {
 // maxDiskGiB is more than any cloud offers, and far from overflowing anything.
 const maxDiskGiB = 1 << 20
 
-func diskGiB(text string) (int, error) {
+func sizeGiB(field, text string) (int, error) {
 	if text == "" {
 		return 0, nil
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil || n < 0 || n > maxDiskGiB {
-		return 0, badRequest("field 'storage_config.boot_disk_size' in the request body is %.40q, which is no number of GB", text)
+		return 0, badRequest("field '%s' in the request body is %.40q, which is no number of GB", field, text)
 	}
 	return n, nil
 }

@@ -46,6 +46,7 @@ var statuses = []status{
 	{err: pool.ErrRetired, code: "pool_retired", v1: http.StatusConflict, step: http.StatusInternalServerError},
 	{err: pool.ErrHeld, code: "held_elsewhere", v1: http.StatusServiceUnavailable, retry: time.Second, step: http.StatusInternalServerError},
 	{err: pool.ErrDestroyedFirst, code: "destroyed_first", v1: http.StatusConflict, step: http.StatusInternalServerError},
+	{err: pool.ErrDisk, code: "disk_in_use", v1: http.StatusConflict, step: http.StatusInternalServerError},
 	{err: pool.ErrNotYet, code: "not_built_in_yet", v1: http.StatusNotImplemented, step: http.StatusInternalServerError},
 	{err: pool.ErrInvalid, code: "invalid_request", v1: http.StatusBadRequest, step: http.StatusInternalServerError},
 	{err: context.DeadlineExceeded, code: "timeout", v1: http.StatusGatewayTimeout, retry: time.Second, step: http.StatusInternalServerError},

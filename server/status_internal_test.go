@@ -19,7 +19,7 @@ import (
 var poolSentinels = map[string]error{
 	"ErrNotFound": pool.ErrNotFound, "ErrConflict": pool.ErrConflict, "ErrLimit": pool.ErrLimit,
 	"ErrClosed": pool.ErrClosed, "ErrRetired": pool.ErrRetired, "ErrHeld": pool.ErrHeld, "ErrDestroyedFirst": pool.ErrDestroyedFirst,
-	"ErrLost": pool.ErrLost, "ErrInvalid": pool.ErrInvalid, "ErrNotYet": pool.ErrNotYet,
+	"ErrLost": pool.ErrLost, "ErrInvalid": pool.ErrInvalid, "ErrNotYet": pool.ErrNotYet, "ErrDisk": pool.ErrDisk,
 	"ErrUnavailable": pool.ErrUnavailable, "ErrForeign": pool.ErrForeign,
 }
 

@@ -33,6 +33,7 @@ var (
 	_ drivers.Hibernator    = (*Driver)(nil)
 	_ drivers.ConsoleReader = (*Driver)(nil)
 	_ drivers.Ephemeral     = (*Driver)(nil)
+	_ drivers.DiskKeeper    = (*Driver)(nil)
 )
 
 // cloud is one of the two places where pretend machines live. Names are
@@ -45,7 +46,9 @@ type cloud interface {
 	create(ctx context.Context, spec drivers.Spec) (drivers.Ref, error)
 	// stopping marks the machine as on its way out, if it exists.
 	stopping(name string)
-	destroy(ctx context.Context, name string) error
+	destroy(ctx context.Context, name string, o drivers.DiskPolicy) error
+	disks(ctx context.Context) ([]drivers.Disk, error)
+	destroyDisk(ctx context.Context, name string) error
 	list(ctx context.Context) ([]drivers.Instance, error)
 	// find reports one machine, or drivers.ErrNotFound.
 	find(name string) (drivers.Instance, error)
@@ -102,6 +105,10 @@ func (d *Driver) Ping(ctx context.Context) error {
 // nameRule is Spec.Name's. It also keeps names inside their directory.
 var nameRule = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// diskRule is that of the names of disks: what clouds take, and what stays
+// inside a directory.
+var diskRule = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,127})$`)
+
 // Create makes a machine after the configured delay, unless its name is among
 // those that fail or the pool's capacity is used up.
 func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, error) {
@@ -151,19 +158,19 @@ func unlucky(name string, rate float64) bool {
 }
 
 // Destroy ends all machines at once after one delay.
-func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.DestroyOptions) []error {
+func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, o drivers.DestroyOptions) []error {
 	errs := make([]error, len(refs))
 	var wg sync.WaitGroup
 	for i, ref := range refs {
 		wg.Go(func() {
-			errs[i] = d.faults.around(ctx, "destroy", ref.Name, func() error { return d.destroy(ctx, ref.Name) })
+			errs[i] = d.faults.around(ctx, "destroy", ref.Name, func() error { return d.destroy(ctx, ref.Name, o.Disks) })
 		})
 	}
 	wg.Wait()
 	return errs
 }
 
-func (d *Driver) destroy(ctx context.Context, name string) error {
+func (d *Driver) destroy(ctx context.Context, name string, o drivers.DiskPolicy) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -177,7 +184,7 @@ func (d *Driver) destroy(ctx context.Context, name string) error {
 	if err := wait(ctx, d.cfg.DestroyDelay); err != nil {
 		return err
 	}
-	return d.cloud.destroy(ctx, name)
+	return d.cloud.destroy(ctx, name, o)
 }
 
 // List reads the whole pretend cloud; it is always complete.
@@ -194,6 +201,15 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 		for _, inst := range all {
 			if q.Controller == "" || inst.Tags.Controller == q.Controller {
 				l.Instances = append(l.Instances, inst)
+			}
+		}
+		disks, err := d.cloud.disks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, disk := range disks {
+			if q.Controller == "" || disk.Tags.Controller == q.Controller {
+				l.Disks = append(l.Disks, disk)
 			}
 		}
 		l.Complete = true

@@ -7,8 +7,8 @@ import (
 )
 
 // Faults lets tests and simulations break the pretend cloud. The operations
-// are "ping", "create", "destroy", "list", "suspend", "resume" and "console";
-// name is the machine's, "" for ping and list. A destroy of several machines
+// are "ping", "create", "destroy", "destroy disk", "list", "suspend", "resume" and
+// "console"; name is the machine's or disk's, "" for ping and list. A destroy of several machines
 // asks for each. The functions may be nil, may block (they get the call's
 // context) and must be safe for concurrent use.
 type Faults struct {

@@ -98,6 +98,9 @@ func (p *processes) dir(name string) (string, bool, error) {
 		return "", false, err
 	}
 	for _, pool := range pools {
+		if strings.HasPrefix(pool.Name(), ".") {
+			continue
+		}
 		dir := filepath.Join(p.root, pool.Name(), name)
 		if _, err := os.Stat(dir); err == nil {
 			return dir, true, nil
@@ -119,6 +122,9 @@ func (p *processes) create(ctx context.Context, spec drivers.Spec) (drivers.Ref,
 	}
 	if !ok {
 		dir = filepath.Join(p.poolDir, spec.Name)
+		if err := p.onShelf(ctx, len(spec.Disks) > 0, func(s shelf) error { return s.attach(spec, p.there) }); err != nil {
+			return drivers.Ref{}, err
+		}
 		if err := p.reserve(ctx, dir, spec); err != nil {
 			return drivers.Ref{}, err
 		}
@@ -317,7 +323,7 @@ func (p *processes) stopping(string) {}
 // killAgain is how often a process is told to go until it has.
 const killAgain = 200 * time.Millisecond
 
-func (p *processes) destroy(ctx context.Context, name string) error {
+func (p *processes) destroy(ctx context.Context, name string, o drivers.DiskPolicy) error {
 	dir, ok, err := p.dir(name)
 	if err != nil || !ok {
 		return err
@@ -326,7 +332,13 @@ func (p *processes) destroy(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return discard(dir)
+	if err := discard(dir); err != nil {
+		return err
+	}
+	return p.onShelf(ctx, p.hasDisks(), func(s shelf) error {
+		s.detach(name, o)
+		return nil
+	})
 }
 
 // signalUntil sends a signal to the machine's process, again and again, until
@@ -386,7 +398,7 @@ func (p *processes) list(context.Context) ([]drivers.Instance, error) {
 	}
 	var all []drivers.Instance
 	for _, pool := range pools {
-		if !pool.IsDir() {
+		if !pool.IsDir() || strings.HasPrefix(pool.Name(), ".") {
 			continue
 		}
 		entries, err := os.ReadDir(filepath.Join(p.root, pool.Name()))

@@ -25,6 +25,7 @@ type World struct {
 	machines map[string]*machine // by name
 	owned    map[string]*machine // the same by our instance id
 	made     []string
+	disks    shelf
 }
 
 // machine is one entry, guarded by the world's mutex.
@@ -42,7 +43,7 @@ type machine struct {
 
 // NewWorld is an empty cloud.
 func NewWorld() *World {
-	return &World{machines: make(map[string]*machine), owned: make(map[string]*machine)}
+	return &World{machines: make(map[string]*machine), owned: make(map[string]*machine), disks: shelf{}}
 }
 
 // remove needs w.mu.
@@ -52,6 +53,7 @@ func (w *World) remove(name string) bool {
 		return false
 	}
 	delete(w.machines, name)
+	w.disks.detach(name, drivers.Keep)
 	if w.owned[m.inst.Tags.Instance] == m {
 		delete(w.owned, m.inst.Tags.Instance)
 	}
@@ -118,6 +120,8 @@ func (w *World) Spec(name string) (drivers.Spec, bool) {
 func asked(spec drivers.Spec) drivers.Spec {
 	spec.Identity, spec.Boot = drivers.Identity{}, nil
 	spec.Zones = slices.Clone(spec.Zones)
+	spec.Disks = slices.Clone(spec.Disks)
+	spec.Facts = maps.Clone(spec.Facts)
 	spec.Tags.Labels = maps.Clone(spec.Tags.Labels)
 	return spec
 }
@@ -190,6 +194,9 @@ func (c *worldCloud) create(_ context.Context, spec drivers.Spec) (drivers.Ref, 
 			return drivers.Ref{}, full(n, c.cfg.Capacity)
 		}
 	}
+	if err := c.w.disks.attach(spec, c.w.exists); err != nil {
+		return drivers.Ref{}, err
+	}
 	tags := spec.Tags
 	tags.Labels = maps.Clone(tags.Labels)
 	m := &machine{
@@ -223,9 +230,10 @@ func (c *worldCloud) stopping(name string) {
 	}
 }
 
-func (c *worldCloud) destroy(_ context.Context, name string) error {
+func (c *worldCloud) destroy(_ context.Context, name string, o drivers.DiskPolicy) error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	c.w.disks.detach(name, o)
 	c.w.remove(name)
 	return nil
 }

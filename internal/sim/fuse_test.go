@@ -293,3 +293,31 @@ func (f fused) SetHeld(ctx context.Context, id string, held bool, now time.Time,
 func (f fused) Position(ctx context.Context, k pool.LeaseKey, name string, limit int) (int, error) {
 	return read(ctx, f, "Position", func() (int, error) { return f.s.Position(ctx, k, name, limit) })
 }
+
+func (f fused) Disks(ctx context.Context, q pool.DiskQuery) ([]pool.Disk, error) {
+	return read(ctx, f, "Disks", func() ([]pool.Disk, error) { return f.s.Disks(ctx, q) })
+}
+
+func (f fused) SaveDisk(ctx context.Context, d pool.Disk) error {
+	return f.do(ctx, "SaveDisk", func() error { return f.s.SaveDisk(ctx, d) })
+}
+
+func (f fused) DoomDisks(ctx context.Context, d pool.Doom) ([]pool.Disk, error) {
+	return write(ctx, f, "DoomDisks", func() ([]pool.Disk, error) { return f.s.DoomDisks(ctx, d) })
+}
+
+func (f fused) DropDisk(ctx context.Context, d pool.Disk) error {
+	return f.do(ctx, "DropDisk", func() error { return f.s.DropDisk(ctx, d) })
+}
+
+func (f fused) Readmit(ctx context.Context, r pool.Readmission) (pool.Lease, pool.Instance, error) {
+	type both struct {
+		a pool.Lease
+		b pool.Instance
+	}
+	v, err := write(ctx, f, "Readmit", func() (both, error) {
+		a, b, err := f.s.Readmit(ctx, r)
+		return both{a, b}, err
+	})
+	return v.a, v.b, err
+}

@@ -42,6 +42,7 @@ func Run(t *testing.T, open Open) {
 		{"leases", leaseTests},
 		{"end", endTests},
 		{"gitspaces", gitspaceTests},
+		{"disks", diskTests},
 		{"variables", variableTests},
 		{"due", dueTests},
 		{"lists", listTests},

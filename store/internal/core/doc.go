@@ -20,7 +20,8 @@
 //  1. pools, by name;
 //  2. instances: a free one that is claimed before the one a lease has;
 //  3. leases, several by id and generation;
-//  4. what hangs on a lease: its choices and variables, a new generation's key.
+//  4. what hangs on a lease: its choices and variables, a new generation's key;
+//  5. disks, by name.
 //
 // An operation that learns only from a later row which earlier one it needs
 // reads the later one without a lock, locks both in order, and if the later one

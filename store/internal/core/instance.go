@@ -111,6 +111,9 @@ func (t txn) intend(ctx context.Context, in pool.Intent) (pool.Instance, error) 
 	if err := t.begin(ctx, p, i, canary, now); err != nil {
 		return pool.Instance{}, err
 	}
+	if err := t.attach(ctx, i, in.Disks, now); err != nil {
+		return pool.Instance{}, err
+	}
 	return i.Instance, t.events(ctx, ms(now), in.Events)
 }
 
@@ -124,11 +127,17 @@ func (s *Store) Accepted(ctx context.Context, a pool.Acceptance) (pool.Instance,
 			if err := t.saveInstance(ctx, i); err != nil {
 				return err
 			}
+			if err := t.placeDisks(ctx, i); err != nil {
+				return err
+			}
 			return t.events(ctx, ms(a.Now), a.Events)
 		case pool.Destroying, pool.Failed:
 			// The destroy must find the machine, whoever was first.
 			i.locate(a)
 			if err := t.saveInstance(ctx, i); err != nil {
+				return err
+			}
+			if err := t.placeDisks(ctx, i); err != nil {
 				return err
 			}
 			return &Kept{conflict(i, pool.Creating)}
@@ -263,6 +272,9 @@ func (t txn) change(ctx context.Context, i *instance) error {
 			return err
 		}
 		if err := must(t.Exec(ctx, GoneInstance, ms(i.Since), i.Reason, i.Detail, i.Address, int64(i.Port), i.ID)); err != nil {
+			return err
+		}
+		if err := t.detach(ctx, i); err != nil {
 			return err
 		}
 		return t.uncount(ctx, i)

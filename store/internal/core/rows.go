@@ -94,7 +94,7 @@ func (t txn) open(i *instance) error {
 	if err != nil {
 		return fmt.Errorf("identity of %s: %w", i.ID, err)
 	}
-	i.Identity, err = decodeIdentity(plain)
+	i.Identity, i.InitScript, err = decodeIdentity(plain)
 	if err != nil {
 		return fmt.Errorf("identity of %s: %w", i.ID, err)
 	}
@@ -102,14 +102,14 @@ func (t txn) open(i *instance) error {
 }
 
 func (t txn) sealIdentity(i *instance) error {
-	if identityIsZero(i.Identity) {
+	if identityIsZero(i.Identity) && i.InitScript == "" {
 		i.sealed = nil
 		return nil
 	}
 	if t.seal == nil {
 		return fmt.Errorf("%w: there is no seal key to store the identity of %s with", pool.ErrInvalid, i.ID)
 	}
-	i.sealed = t.seal.Seal(encodeIdentity(i.Identity), identityPlace(i.ID))
+	i.sealed = t.seal.Seal(encodeIdentity(i.Identity, i.InitScript), identityPlace(i.ID))
 	return nil
 }
 
@@ -121,10 +121,14 @@ func identityIsZero(id drivers.Identity) bool {
 		len(id.CAKey)+len(id.CACert)+len(id.Key)+len(id.Cert) == 0
 }
 
-// encodeIdentity writes the fields in order, each after its length.
-func encodeIdentity(id drivers.Identity) []byte {
+// encodeIdentity writes the fields in order, each after its length. An init
+// script follows them if there is one.
+func encodeIdentity(id drivers.Identity, script string) []byte {
 	fields := [][]byte{
 		[]byte(id.Machine), []byte(id.Hostname), []byte(id.ServerName), id.CAKey, id.CACert, id.Key, id.Cert,
+	}
+	if script != "" {
+		fields = append(fields, []byte(script))
 	}
 	size := 0
 	for _, f := range fields {
@@ -139,12 +143,16 @@ func encodeIdentity(id drivers.Identity) []byte {
 }
 
 // decodeIdentity is the reverse. Fields that a later version adds are ignored.
-func decodeIdentity(b []byte) (drivers.Identity, error) {
-	var fields [7][]byte
+func decodeIdentity(b []byte) (id drivers.Identity, script string, err error) {
+	const scriptField = 7
+	var fields [scriptField + 1][]byte
 	for k := range fields {
+		if k == scriptField && len(b) == 0 {
+			break // none
+		}
 		n, w := binary.Uvarint(b)
 		if w <= 0 || n > uint64(len(b)-w) {
-			return drivers.Identity{}, fmt.Errorf("field %d is cut short", k)
+			return drivers.Identity{}, "", fmt.Errorf("field %d is cut short", k)
 		}
 		if n > 0 {
 			fields[k] = b[w : w+int(n) : w+int(n)]
@@ -154,7 +162,7 @@ func decodeIdentity(b []byte) (drivers.Identity, error) {
 	return drivers.Identity{
 		Machine: string(fields[0]), Hostname: string(fields[1]), ServerName: string(fields[2]),
 		CAKey: fields[3], CACert: fields[4], Key: fields[5], Cert: fields[6],
-	}, nil
+	}, string(fields[scriptField]), nil
 }
 
 // leaseColumns are read in this order; an insert leaves out seq.

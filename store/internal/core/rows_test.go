@@ -14,7 +14,7 @@ func TestIdentitySurvives(t *testing.T) {
 	for _, id := range []drivers.Identity{
 		{}, {Machine: "m"}, {Machine: "m", Hostname: "h", ServerName: "s", CAKey: []byte("1"), CACert: []byte("22"), Key: make([]byte, 300), Cert: []byte("4")},
 	} {
-		got, err := decodeIdentity(encodeIdentity(id))
+		got, _, err := decodeIdentity(encodeIdentity(id, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,15 +25,15 @@ func TestIdentitySurvives(t *testing.T) {
 }
 
 func FuzzDecodeIdentity(f *testing.F) {
-	f.Add(encodeIdentity(drivers.Identity{Machine: "m", Key: []byte("k")}))
+	f.Add(encodeIdentity(drivers.Identity{Machine: "m", Key: []byte("k")}, "script"))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := decodeIdentity(b)
+		id, script, err := decodeIdentity(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeIdentity(encodeIdentity(id))
-		if err != nil || !cmp.Equal(id, again) {
+		again, second, err := decodeIdentity(encodeIdentity(id, script))
+		if err != nil || !cmp.Equal(id, again) || script != second {
 			t.Errorf("identity changed on its way: %v", err)
 		}
 	})

@@ -96,6 +96,16 @@ const (
 	InsertTombstone
 	BoundTombstones
 
+	SelectDisk
+	InsertDisk
+	AttachDisk
+	PlaceDisks
+	DetachDisks
+	SeeDisk
+	DoomDisksOf
+	DoomDisk
+	DropDisk
+
 	PurgeInstances
 	PurgeLeases
 	PurgeEvents
@@ -267,6 +277,22 @@ func Portable() Statements {
 		DropTombstone:   `DELETE FROM tombstones WHERE lease_id = $1`,
 		InsertTombstone: `INSERT INTO tombstones (lease_id, until) VALUES ($1, $2) RETURNING seq`,
 		BoundTombstones: `DELETE FROM tombstones WHERE seq <= $1`,
+
+		// Of rows in several zones, one that a machine has comes first.
+		SelectDisk: `SELECT ` + diskColumns + ` FROM disks WHERE scope = $1 AND name = $2 ORDER BY attached_to DESC, seen DESC, zone LIMIT 1`,
+		InsertDisk: `INSERT INTO disks (` + diskColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		AttachDisk: `UPDATE disks SET pool = $1, lease_id = $2, attached_to = $3 WHERE scope = $4 AND zone = $5 AND name = $6`,
+		// The disk decides where its machine is made, so the machine's zone is its.
+		PlaceDisks: `UPDATE disks SET zone = $1 WHERE attached_to <> '' AND attached_to = $2 AND zone <> $1 AND NOT EXISTS
+	(SELECT 1 FROM disks AS d WHERE d.scope = disks.scope AND d.zone = $1 AND d.name = disks.name)`,
+		DetachDisks: `UPDATE disks SET attached_to = '', doomed = $1 WHERE attached_to <> '' AND attached_to = $2`,
+		SeeDisk: `UPDATE disks SET zone = $1, size_gib = CASE WHEN CAST($2 AS BIGINT) > 0 THEN $2 ELSE size_gib END, seen = $3
+	WHERE scope = $4 AND name = $5 AND zone IN ('', $1)`,
+		DoomDisksOf: `UPDATE disks SET doomed = CASE WHEN doomed = 0 THEN $1 ELSE doomed END
+	WHERE lease_id <> '' AND lease_id = $2 AND attached_to = '' RETURNING ` + diskColumns,
+		DoomDisk: `UPDATE disks SET doomed = CASE WHEN doomed = 0 THEN $1 ELSE doomed END
+	WHERE scope = $2 AND name = $3 AND lease_id IN ('', $4) AND attached_to = '' RETURNING ` + diskColumns,
+		DropDisk: `DELETE FROM disks WHERE scope = $1 AND zone = $2 AND name = $3 AND attached_to = ''`,
 
 		PurgeInstances: `DELETE FROM instances WHERE id IN
 	(SELECT id FROM instances WHERE state = 'gone' AND since < $1 ORDER BY since LIMIT $2)`,

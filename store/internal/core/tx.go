@@ -90,7 +90,7 @@ func Settle(err error) (commit bool, out error) {
 func Ours(err error) bool {
 	for _, target := range []error{
 		pool.ErrNotFound, pool.ErrConflict, pool.ErrLimit, pool.ErrClosed, pool.ErrRetired, pool.ErrHeld,
-		pool.ErrDestroyedFirst, pool.ErrInvalid, pool.ErrNotYet, store.ErrSeal,
+		pool.ErrDestroyedFirst, pool.ErrDisk, pool.ErrInvalid, pool.ErrNotYet, store.ErrSeal,
 	} {
 		if errors.Is(err, target) {
 			return true
