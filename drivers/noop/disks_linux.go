@@ -38,7 +38,14 @@ func (p *processes) onShelf(ctx context.Context, needed bool, change func(shelf)
 	if err := change(s); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(dir, disksFile), s)
+	file := filepath.Join(dir, disksFile)
+	if len(s) > 0 {
+		return writeJSON(file, s)
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (p *processes) shelf() (shelf, error) {

@@ -16,6 +16,7 @@ CREATE TABLE disks (
 	PRIMARY KEY (scope, zone, name)
 ) STRICT;
 CREATE INDEX disks_attached ON disks (attached_to) WHERE attached_to <> '';
+CREATE INDEX disks_lease    ON disks (lease_id) WHERE lease_id <> '';
 CREATE INDEX disks_named    ON disks (scope, name);
 CREATE TABLE events (
 	id            INTEGER PRIMARY KEY AUTOINCREMENT,
