@@ -191,6 +191,8 @@ type setup struct {
 	woken <-chan struct{} // the lease may have changed
 	how   string          // "warm", "cold", "resumed"
 	woke  bool            // a resume was begun by this setup
+	// asked: the pools were asked for a machine of its own before.
+	asked bool
 	// recreated: a new machine was begun in place of one that has gone.
 	recreated bool
 	first     []Cause
@@ -523,6 +525,7 @@ func (s *setup) takeBack(ctx context.Context) error {
 func (s *setup) coldStart(ctx context.Context) error {
 	m := s.m
 	capped := len(s.lease.Choices) > 0
+	defer func() { s.asked = true }()
 	for _, c := range s.lease.Choices {
 		if m.pools[c.Pool] == nil {
 			continue
@@ -538,8 +541,11 @@ func (s *setup) coldStart(ctx context.Context) error {
 		case errors.Is(err, ErrLimit), errors.Is(err, ErrClosed), errors.Is(err, ErrRetired):
 			closed, ok := errors.AsType[*ClosedError](err)
 			capped = capped && ok && closed.Gate.Reason == GateCost
-			// At the limit a free machine of another kind may go for it.
-			m.pools[c.Pool].kick()
+			if !s.asked {
+				// At the limit a free machine of another kind may go for it. Asked
+				// again, it is the planner that has woken this setup.
+				m.pools[c.Pool].kick()
+			}
 			continue
 		case errors.Is(err, ErrDisk):
 			capped = false
