@@ -1,12 +1,11 @@
-// Package google knows what a pool of machines on Google Compute Engine is made
-// of: the keys of its spec, their defaults and rules. It does not make machines
-// yet.
 package google
 
 import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/netip"
 	"regexp"
 	"slices"
 
@@ -91,14 +90,36 @@ func (s *Spec) BootOptions() (drivers.BootOptions, error) {
 	return o, err
 }
 
-// Registration tells cmd of this type.
-var Registration = drivers.Registration{
-	Name: "google", Aliases: []string{"gcp"},
-	NewConfig:    drivers.NewOf[Spec](),
-	Check:        drivers.CheckOf(check),
-	CheckVariant: checkVariant,
-	Tenants:      true,
+// Setup is what the program is told about this type of machine beside pool
+// files. The zero value is the real cloud, and no rule of a firewall.
+type Setup struct {
+	// Endpoint is another address of the API than the vendor's, for rehearsals
+	// against a fake: it is called without credentials.
+	Endpoint string
+	// HTTP reaches the cloud, without credentials of its own making. Nil: the
+	// vendor's client with the credentials of the spec.
+	HTTP *http.Client
+	// Ingress are the addresses from which agents are called, for the rule of the
+	// firewall that is made where a spec has neither tags nor networks of its own.
+	// None: no rule is made.
+	Ingress []netip.Prefix
 }
+
+// Register tells cmd of this type. The drivers of one registration share what
+// they know of an account: its connections and the budget of its calls.
+func Register(s Setup) drivers.Registration {
+	return drivers.Registration{
+		Name: "google", Aliases: []string{"gcp"},
+		NewConfig:    drivers.NewOf[Spec](),
+		Check:        drivers.CheckOf(check),
+		CheckVariant: checkVariant,
+		Tenants:      true,
+		New:          opener(s),
+	}
+}
+
+// Registration is Register of the zero Setup.
+var Registration = Register(Setup{})
 
 // The image and the machine type that existing files get which name none.
 const (
