@@ -27,6 +27,12 @@ type Sleeper interface {
 	Hibernates() bool
 }
 
+// Namer is implemented by specs that can say how the names of machines begin.
+type Namer interface {
+	// NamePrefix is that beginning, "" for the runner's own.
+	NamePrefix() string
+}
+
 // FieldKind is what a key of a spec holds.
 type FieldKind string
 

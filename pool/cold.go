@@ -105,7 +105,7 @@ func (m *Manager) intent(rt *runtime, f *flavour, kind Kind, w Want, c Choice) (
 	d, ok := rt.drafts.take(kind, now)
 	if !ok {
 		d.id = NewID()
-		d.name = MachineName(m.namePrefix, rt.cfg.Name, d.id)
+		d.name = MachineName(rt.cfg.namePrefix(m.namePrefix), rt.cfg.Name, d.id)
 	}
 	inst := Instance{
 		ID: d.id, Name: d.name, Identity: d.identity, Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Scope: f.tenant.scope,

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -181,6 +182,15 @@ func MachineName(prefix, pool, id string) string {
 	}
 	head = strings.TrimRight(head[:min(len(head), maxMachineName-1-len(id))], "-")
 	return head + "-" + id
+}
+
+// namePrefix is how the names of a pool's machines begin: as its spec says, or
+// else as the runner does.
+func (c PoolConfig) namePrefix(runner string) string {
+	if n, ok := c.Spec.(drivers.Namer); ok {
+		return cmp.Or(n.NamePrefix(), runner)
+	}
+	return runner
 }
 
 func plainID(id string) bool {

@@ -246,8 +246,8 @@ func TestWhatThePoolsOfAFileAreToldToBe(t *testing.T) {
 // A pool of such a type can be in the store of a later version's runner.
 func TestATypeOfWhichOnlyTheKeysAreKnownIsNotOpened(t *testing.T) {
 	t.Parallel()
-	_, err := newOpener(t).open(pool.PoolConfig{Name: "old", Driver: "google", SpecJSON: []byte(`{"image":"i"}`)})
-	if err == nil || !strings.Contains(err.Error(), `type "google" is not built into this program`) {
+	_, err := newOpener(t).open(pool.PoolConfig{Name: "old", Driver: "digitalocean", SpecJSON: []byte(`{"account":{"pat":"token"}}`)})
+	if err == nil || !strings.Contains(err.Error(), `type "digitalocean" is not built into this program`) {
 		t.Errorf("error %v", err)
 	}
 }

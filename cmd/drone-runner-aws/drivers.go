@@ -35,7 +35,7 @@ func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
 		ankabuild.Registration,
 		azure.Registration,
 		digitalocean.Registration,
-		google.Registration,
+		google.Register(google.Setup{Endpoint: cfg.GoogleEndpoint, Ingress: cfg.GoogleIngress}),
 		nomad.Registration,
 		vmfusion.Registration,
 	}

@@ -58,8 +58,8 @@ func opener(s Setup) func(drivers.Options) (drivers.Driver, error) {
 			o.Log = slog.New(slog.DiscardHandler)
 		}
 		d := &Driver{spec: spec, a: all.of(project, spec.Account.JSONPath), log: o.Log}
-		d.fw.ranges = s.Ingress
-		return d, nil
+		d.fw.ranges, err = ranges(s.Ingress)
+		return d, err
 	}
 }
 
@@ -261,6 +261,10 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 	}
 	if err != nil {
 		return l, fmt.Errorf("list machines: %w", err)
+	}
+	if q.NoDisks {
+		l.Complete = all
+		return l, nil
 	}
 	disks, allDisks, err := d.a.allDisks(ctx, filter)
 	for _, disk := range disks {

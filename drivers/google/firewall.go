@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,28 @@ type firewall struct {
 
 // ruleAgain is how long after a failure it is tried again.
 const ruleAgain = 10 * time.Minute
+
+// ranges reads those whom the rule is for.
+func ranges(texts []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range texts {
+		text = strings.TrimSpace(text)
+		r, err := netip.ParsePrefix(text)
+		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
+			r, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		switch {
+		case text == "":
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("%w: RUNNER_GOOGLE_INGRESS: %q is neither an address nor a CIDR", drivers.ErrInvalid, text)
+		case r.Bits() == 0:
+			return nil, fmt.Errorf("%w: RUNNER_GOOGLE_INGRESS: %s is everybody; name the addresses this runner calls from", drivers.ErrInvalid, text)
+		}
+		out = append(out, r.Masked())
+	}
+	return out, nil
+}
 
 // wanted says whether a spec leaves its network to the runner.
 func (f *firewall) wanted(s *Spec) bool {
@@ -74,10 +97,7 @@ func ruleName(network string, ranges []string) string {
 func (d *Driver) makeRule(ctx context.Context, network string, from []netip.Prefix) error {
 	var ranges []string
 	for _, r := range from {
-		if r.Bits() == 0 {
-			return fmt.Errorf("%w: %s is everybody", drivers.ErrInvalid, r)
-		}
-		ranges = append(ranges, r.Masked().String())
+		ranges = append(ranges, r.String())
 	}
 	slices.Sort(ranges)
 	rule := &computepb.Firewall{

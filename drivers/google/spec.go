@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"slices"
 
@@ -90,6 +89,9 @@ func (s *Spec) BootOptions() (drivers.BootOptions, error) {
 	return o, err
 }
 
+// NamePrefix begins the machines' names; see [drivers.Namer].
+func (s *Spec) NamePrefix() string { return s.Name }
+
 // Setup is what the program is told about this type of machine beside pool
 // files. The zero value is the real cloud, and no rule of a firewall.
 type Setup struct {
@@ -101,8 +103,8 @@ type Setup struct {
 	HTTP *http.Client
 	// Ingress are the addresses from which agents are called, for the rule of the
 	// firewall that is made where a spec has neither tags nor networks of its own.
-	// None: no rule is made.
-	Ingress []netip.Prefix
+	// Addresses or CIDRs; everybody is refused. None: no rule is made.
+	Ingress []string
 }
 
 // Register tells cmd of this type. The drivers of one registration share what

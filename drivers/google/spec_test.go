@@ -1,6 +1,8 @@
 package google
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -88,6 +90,7 @@ func TestWhatGoogleCannotDo(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"{image: i, hibernate: true, gpu: true}":        "cannot be suspended",
+		"{image: i, egress_control: true}":              "not built in yet",
 		"{image: i, size: a, machine_type: b}":          "not used beside machine_type",
 		"{image: i, account: {json_path: nosuch.json}}": "no such file",
 		"{}": "past its end of support",
@@ -101,6 +104,35 @@ func TestWhatGoogleCannotDo(t *testing.T) {
 	for arch, want := range map[string]int{"amd64": 0, "arm64": 1} {
 		if got := Registration.CheckVariant(nil, drivers.Platform{OS: "linux", Arch: arch}, drivers.Variant{Nested: true}); len(got) != want {
 			t.Errorf("a variant with machines in machines on %s: %v", arch, got)
+		}
+	}
+}
+
+func TestNamesBeginAsTheSpecSays(t *testing.T) {
+	t.Parallel()
+	spec, _ := drivertest.ReadSpec[Spec](t, Registration, "{image: i, name: ci}", &drivers.Platform{})
+	var n drivers.Namer = spec
+	if n.NamePrefix() != "ci" {
+		t.Errorf("prefix %q", n.NamePrefix())
+	}
+}
+
+// What the boot script is made of.
+func TestBootOptionsAreTheSpecs(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "boot.tmpl")
+	if err := os.WriteFile(file, []byte("from a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"{image: i, user_data: inline}":              "inline",
+		"{image: i, user_data_path: '" + file + "'}": "from a file",
+		"{image: i, user_data: a, enable_c4d: true}": "a",
+	} {
+		spec, problems := drivertest.ReadSpec[Spec](t, Registration, text, &drivers.Platform{})
+		o, err := spec.BootOptions()
+		if err != nil || o.Template != want || len(o.Disks(1)) != 1 || len(o.Scratch) > 0 != spec.EnableC4D {
+			t.Errorf("%s: %+v, %v, %v", text, o, err, problems)
 		}
 	}
 }

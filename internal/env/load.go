@@ -77,6 +77,10 @@ type Config struct {
 	SetupTimeout     time.Duration
 	StartStepTimeout time.Duration
 
+	GoogleEndpoint string
+	// GoogleIngress are as they were given; the driver parses them.
+	GoogleIngress []string
+
 	MockAgent       bool
 	MockStepSeconds int
 

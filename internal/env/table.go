@@ -155,6 +155,15 @@ var cloudGroup = group{
 	title: "Clouds",
 	intro: "The variables of the clouds' own libraries (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, HTTPS_PROXY, …) work through those libraries.",
 	variables: []Variable{
+		{
+			Name: "RUNNER_GOOGLE_ENDPOINT", Status: Used, Meaning: "another address of Compute Engine's API, for rehearsals against a fake; it is called without credentials",
+			field: func(c *Config) any { return &c.GoogleEndpoint },
+		},
+		{
+			Name: "RUNNER_GOOGLE_INGRESS", Type: List, Status: Used,
+			Meaning: "CIDRs this runner calls agents from: where a google pool names neither tags nor networks, a rule of the firewall opens port 9079 to them; none: no rule is made",
+			field:   func(c *Config) any { return &c.GoogleIngress },
+		},
 		{Name: "AMAZON_ACCESS_KEY_ID", Secret: true, Meaning: "fills amazon pools that name no key"},
 		{Name: "AMAZON_ACCESS_KEY_SECRET", Secret: true, Meaning: "its secret"},
 		{Name: "AMAZON_SESSION_TOKEN", Secret: true, Meaning: "its session token"},
