@@ -45,6 +45,8 @@ the file of --envfile; docs/environment.md lists them all.`,
 		Commands: []*cli.Command{
 			p.delegateCommand(),
 			p.checkCommand(),
+			p.doctorCommand(),
+			p.setupCommand(),
 			p.schemaCommand(),
 			p.poolCommand(),
 			p.instanceCommand(),

@@ -12,7 +12,6 @@ func notBuilt() []*cli.Command {
 		}
 	}
 	return []*cli.Command{
-		not("setup", "not built in yet: it will try one machine of a cloud; drone-runner-aws check --pool FILE looks at a pool file today"),
 		not("exec", "out of scope: Drone pipelines are not run by this program"),
 		not("compile", "out of scope: Drone pipelines are not compiled by this program"),
 		not("daemon", "out of scope: this program serves a delegate, see drone-runner-aws delegate --help"),

@@ -96,6 +96,8 @@ var commandGroup = group{
 		{Name: "RUNNER_DATA_DIR", Flag: "--data-dir", Default: "the pool file's directory, else the working directory", Computed: true, Meaning: "where store, seal key, admin socket, images and local machines live"},
 		{Name: "RUNNER_ADMIN_SOCKET", Flag: "--socket", Default: "`admin.sock` in the data directory", Computed: true, Meaning: "the socket of a running runner, for the commands that ask it"},
 		{Name: "RUNNER_BACKUP_FILE", Flag: "--out", Meaning: "the file that `backup` writes"},
+		{Name: "RUNNER_NO_MACHINE", Flag: "--no-machine", Type: Bool, Default: "false", Meaning: "`doctor` makes no machine"},
+		{Name: "RUNNER_DOCTOR_TIMEOUT", Flag: "--timeout", Type: Duration, Default: "15m", Meaning: "most time `doctor` and `setup` take for one pool"},
 		{Name: "RUNNER_FOLLOW", Flag: "--follow", Type: Bool, Default: "false", Meaning: "`logs` and `events` go on until they are stopped"},
 		{Name: "RUNNER_LIMIT", Flag: "--limit", Type: Int, Default: "100", Meaning: "most rows that are listed"},
 		{Name: "RUNNER_POOL", Flag: "--in-pool", Meaning: "list only what belongs to this pool"},
