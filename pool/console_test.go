@@ -30,6 +30,14 @@ func TestTheConsoleTellsTheLastBootStep(t *testing.T) {
 	}
 }
 
+func TestACauseNamesTheBootStep(t *testing.T) {
+	t.Parallel()
+	c := pool.Cause{Pool: "p", Phase: "boot", Message: "not ready after 3m0s", Step: "2/4 download agent", Console: "login:"}
+	if got, want := c.String(), `p: boot: not ready after 3m0s (boot script at step 2/4 download agent) (console tail: "login:")`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func FuzzLastBootStep(f *testing.F) {
 	f.Add("runner-boot: step 2/4 download agent: failed: x\r\n")
 	f.Fuzz(func(t *testing.T, console string) {

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -225,5 +227,35 @@ func TestLastSpecKeepsEveryTenantsOwn(t *testing.T) {
 				t.Errorf("tenants (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// scripted is a spec with a boot script of its own.
+type scripted struct{ drivers.UserData }
+
+func (s *scripted) BootOptions() (drivers.BootOptions, error) {
+	text, name, err := s.Script()
+	return drivers.BootOptions{Template: text, TemplateName: name}, err
+}
+
+func TestAChangeOfABootScriptsFileIsDrift(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "boot.sh")
+	recipe := func(text string) string {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return recipeOf(PoolConfig{Spec: &scripted{drivers.UserData{UserDataPath: file}}, SpecJSON: json.RawMessage(`{"user_data_path":"x"}`)})
+	}
+	a, b, again := recipe("#!/bin/sh\n"), recipe("#!/bin/sh\necho\n"), recipe("#!/bin/sh\n")
+	if a == b || a != again {
+		t.Errorf("recipes %s, %s, %s", a, b, again)
+	}
+	inline := PoolConfig{Spec: &scripted{drivers.UserData{UserData: "#!/bin/sh\n"}}, SpecJSON: json.RawMessage(`{"user_data":"x"}`)}
+	plain := inline
+	plain.Spec = nil
+	if recipeOf(inline) != recipeOf(plain) {
+		t.Error("a script that stands in the file of pools counts twice")
 	}
 }

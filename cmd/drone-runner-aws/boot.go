@@ -5,8 +5,10 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/internal/userdata"
+	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
 // releases is where this program's agents are published, version by version.
@@ -44,4 +46,46 @@ func bootScripts(c env.Config) (*userdata.Renderer, error) {
 		return nil, fmt.Errorf("DRONE_LITE_ENGINE_PATH, DRONE_LITE_ENGINE_FALLBACK_PATH, RUNNER_AGENT_SHA256: %w", err)
 	}
 	return r, nil
+}
+
+// checkScript adds to a type's check that of the template of a pool's own boot
+// script, so that a mistake in it is found before a machine is made.
+func checkScript(check func(any, *drivers.Platform) []drivers.Problem) func(any, *drivers.Platform) []drivers.Problem {
+	return func(cfg any, p *drivers.Platform) []drivers.Problem {
+		var problems []drivers.Problem
+		if check != nil {
+			problems = check(cfg, p)
+		}
+		booted, ok := cfg.(drivers.Booted)
+		if !ok {
+			return problems
+		}
+		o, err := booted.BootOptions()
+		if err != nil || o.Template == "" {
+			return problems // the type's own check says what is wrong with the file
+		}
+		if err := userdata.Check(o.TemplateName, o.Template); err != nil {
+			key := "user_data_path"
+			if o.TemplateName == "user_data" {
+				key = o.TemplateName
+			}
+			problems = append(problems, drivers.Problem{Path: key, Message: strings.ReplaceAll(err.Error(), "\n", "; ")})
+		}
+		return problems
+	}
+}
+
+// agentless are the pools whose machines could not get an agent.
+func agentless(r *userdata.Renderer, pools []pool.PoolConfig) []string {
+	var names []string
+	for _, p := range pools {
+		booted, ok := p.Spec.(drivers.Booted)
+		if !ok || r.HasAgent() {
+			continue
+		}
+		if o, err := booted.BootOptions(); err == nil && o.Template == "" {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }

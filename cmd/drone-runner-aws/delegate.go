@@ -207,6 +207,9 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	if err != nil {
 		return err
 	}
+	if names := agentless(boot, cfg.Pools); len(names) > 0 {
+		d.log.Warn("machines of these pools cannot be made: this program is no release, so it knows no address of the agent; set DRONE_LITE_ENGINE_PATH", "pools", names)
+	}
 	m, err := pool.New(starting, pool.ManagerConfig{
 		Store: st, Agent: agent, Boot: boot, Pools: cfg.Pools, Open: open.open,
 		Solo:       !d.shared(),

@@ -26,7 +26,7 @@ import (
 // one line here; of those without a driver yet only the keys are known. World is where pretend machines live; nil where none
 // are made.
 func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
-	return []drivers.Registration{
+	regs := []drivers.Registration{
 		qemu.Registration,
 		noop.Registration(noop.Setup{World: world, StepTime: mockStep(cfg)}),
 
@@ -39,6 +39,10 @@ func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
 		nomad.Registration,
 		vmfusion.Registration,
 	}
+	for i := range regs {
+		regs[i].Check = checkScript(regs[i].Check)
+	}
+	return regs
 }
 
 // mockStep is how long a step of a pretend agent takes.

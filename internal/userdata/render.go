@@ -69,6 +69,10 @@ func New(cfg Config) (*Renderer, error) {
 	return &Renderer{cfg: cfg}, errors.Join(errs...)
 }
 
+// HasAgent says whether an address of the agent is known, without which no
+// built-in script can be made.
+func (r *Renderer) HasAgent() bool { return r.cfg.AgentURL != "" }
+
 // Render makes the boot data of one machine; see [pool.Boot]. An error says
 // which template, which place in it, or which limit is in the way.
 func (r *Renderer) Render(b pool.BootRequest) ([]byte, error) {
