@@ -71,6 +71,9 @@ func TestEveryFlagHasAVariableOfTheTable(t *testing.T) {
 					continue
 				}
 				v, ok := known[vars[0]]
+				if ok && c.Name == "setup" && v.Flag == "" {
+					continue // stands for a variable that others read too
+				}
 				if !ok || v.Flag != "--"+f.Names()[0] {
 					t.Errorf("%s %s --%s: the table says of %s that its flag is %q", path, c.Name, f.Names()[0], vars[0], v.Flag)
 				}
