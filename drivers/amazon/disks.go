@@ -199,7 +199,6 @@ func (d *Driver) makeDisk(ctx context.Context, spec *drivers.Spec, s drivers.Dis
 	if kind == types.VolumeTypeIo1 || kind == types.VolumeTypeIo2 {
 		in.Iops = aws.Int32(int32(max(100, d.cfg.Disk.IOPS)))
 	}
-	defer d.disksChanged()
 	out, err := d.ec2.CreateVolume(ctx, in)
 	if err != nil {
 		return "", fmt.Errorf("disk %s: %w", s.Name, d.explain(err, "CreateVolume"))
@@ -209,7 +208,6 @@ func (d *Driver) makeDisk(ctx context.Context, spec *drivers.Spec, s drivers.Dis
 
 // attach gives a volume to a machine as soon as it can be given.
 func (d *Driver) attach(ctx context.Context, volume, machine, device string) error {
-	defer d.disksChanged()
 	for {
 		_, err := d.ec2.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: aws.String(volume), InstanceId: aws.String(machine), Device: aws.String(device)})
 		switch code := codeOf(err); {
@@ -284,7 +282,6 @@ func (d *Driver) disksOf(ctx context.Context, all []ending) map[string][]string 
 
 // deleteVolumes deletes volumes and waits until they are gone.
 func (d *Driver) deleteVolumes(ctx context.Context, ids []string) error {
-	defer d.disksChanged()
 	for _, id := range ids {
 		_, err := d.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: aws.String(id)})
 		if err != nil && !strings.HasPrefix(codeOf(err), "InvalidVolume.NotFound") {

@@ -52,8 +52,6 @@ type Driver struct {
 	mu sync.Mutex
 	// tried are the names whose creation was begun lately, and when.
 	tried map[string]time.Time
-	// disks are what the last reading of them gave.
-	disks disksRead
 }
 
 var (
@@ -71,11 +69,9 @@ type timing struct {
 	// poll is the pause between two readings of machines that are waited for,
 	// quick that between readings of volumes and groups.
 	poll, quick time.Duration
-	// fresh is how long a reading of persistent disks serves listings.
-	fresh time.Duration
 }
 
-var ordinary = timing{lag: 5 * time.Second, poll: 8 * time.Second, quick: time.Second, fresh: 30 * time.Second}
+var ordinary = timing{lag: 5 * time.Second, poll: 8 * time.Second, quick: time.Second}
 
 // setup is what tests put in the place of the world.
 type setup struct {

@@ -215,7 +215,7 @@ func TestConformance(t *testing.T) {
 				ShuttingDown: fake.Range{Least: time.Millisecond, Most: 20 * time.Millisecond}, HibernateReady: atOnce, Console: atOnce, Volume: atOnce,
 			},
 		})
-		quick := timing{lag: 20 * time.Millisecond, poll: 10 * time.Millisecond, quick: 5 * time.Millisecond, fresh: time.Millisecond}
+		quick := timing{lag: 20 * time.Millisecond, poll: 10 * time.Millisecond, quick: 5 * time.Millisecond}
 		once := func(s *Spec) { s.Account.Retries = 1 }
 		var n atomic.Int64
 		spec := func(testing.TB) drivers.Spec {

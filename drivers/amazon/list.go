@@ -13,16 +13,9 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-// disksRead is a reading of persistent disks.
-type disksRead struct {
-	at  time.Time
-	all []types.Volume
-}
-
 // List reads all machines and persistent disks of the scope that are ours. What
 // EC2 has just made is in no list for a moment, so that a listing speaks of the
-// time before. Disks are read again when they are older than half a minute, or
-// when this driver has changed one.
+// time before.
 func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, error) {
 	began := time.Now()
 	l := drivers.Listing{At: began.Add(-d.timing.lag).UTC()}
@@ -43,7 +36,11 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 			l.Instances = append(l.Instances, inst)
 		}
 	}
-	volumes, err := d.allDisks(ctx, began)
+	if q.NoDisks {
+		l.Complete = true
+		return l, nil
+	}
+	volumes, err := d.volumes(ctx, byTagKey(tagDisk))
 	if err != nil {
 		return l, err
 	}
@@ -55,34 +52,6 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 	}
 	l.Complete = true
 	return l, nil
-}
-
-// allDisks is a reading of all persistent disks that is fresh enough.
-func (d *Driver) allDisks(ctx context.Context, now time.Time) ([]types.Volume, error) {
-	d.mu.Lock()
-	last := d.disks
-	d.mu.Unlock()
-	if !last.at.IsZero() && now.Sub(last.at) < d.timing.fresh {
-		return last.all, nil
-	}
-	all, err := d.volumes(ctx, byTagKey(tagDisk))
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.disks.at.Equal(last.at) { // nobody has changed one meanwhile
-		d.disks = disksRead{now, all}
-	}
-	return all, nil
-}
-
-// disksChanged has the next listing read the disks.
-func (d *Driver) disksChanged() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	// Neither what was read last nor what is being read now counts.
-	d.disks = disksRead{at: time.Now().Add(-d.timing.fresh - d.timing.lag)}
 }
 
 // instanceOf is a machine as a listing shows it; false for one that was
