@@ -298,7 +298,7 @@ func (m *Manager) suspend(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	m.agent.Forget(inst.ID)
 	now := m.stamp()
 	if _, err := m.store.Change(ctx, Change{
-		ID: inst.ID, From: []InstanceState{Suspending}, To: Suspended, Due: now.Add(farFuture), Now: now,
+		ID: inst.ID, From: []InstanceState{Suspending}, To: Suspended, Due: now.Add(longSleep), Now: now,
 	}); err != nil {
 		return nil, err
 	}

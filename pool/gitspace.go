@@ -133,6 +133,38 @@ func (s *setup) recreate(ctx context.Context) error {
 	return nil
 }
 
+const (
+	// longSleep is how long a gitspace sleeps before its owner is warned. Clouds
+	// end a suspended machine after 60 days; what it has in memory is lost then.
+	longSleep = 50 * 24 * time.Hour
+	// reasonLongSleep is the code of that warning.
+	reasonLongSleep = "suspended_long"
+)
+
+// lookAtSuspended warns once of a machine that its cloud will end soon. Nothing
+// else happens to it by age.
+func (m *Manager) lookAtSuspended(ctx context.Context, inst Instance) error {
+	now := m.stamp()
+	if now.Before(inst.Due) {
+		return nil
+	}
+	p := Postponement{Due: now.Add(farFuture), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now}
+	sc := m.scopes[inst.Scope]
+	switch asleep := now.Sub(inst.Since); {
+	case asleep < longSleep && !m.distrustsClock():
+		p.Due = inst.Since.Add(longSleep)
+	case asleep < longSleep:
+		p.Due = now.Add(time.Hour)
+	case sc != nil && !sc.local:
+		p.Events = []Event{{
+			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: inst.LeaseID, Generation: inst.LeaseGeneration, Reason: reasonLongSleep,
+			Message: fmt.Sprintf("suspended since %s: clouds end a suspended machine after 60 days, and what it has in memory is lost then; its disks stay. Start and stop it to keep it", inst.Since.Format(time.DateOnly)),
+		}}
+		m.log.Warn("machine is suspended for long and will be ended by its cloud", "instance", inst.Name, "pool", inst.Pool, "lease", inst.LeaseID, "since", inst.Since)
+	}
+	return m.store.Postpone(ctx, inst.ID, Suspended, p)
+}
+
 // vanished says whether the cloud certainly has a machine no more: one listing,
 // complete, without it.
 func (m *Manager) vanished(ctx context.Context, inst Instance) bool {

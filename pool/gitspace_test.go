@@ -522,3 +522,44 @@ func TestAnInitScriptRunsOnceOnEachNewMachine(t *testing.T) {
 		}
 	})
 }
+
+// A sleeping gitspace is nobody else's for as long as it sleeps, and its owner is
+// told once before its cloud ends it.
+func TestALongSleepIsWarnedOfOnceAndEndsNothing(t *testing.T) {
+	inSpaces(t, func(t *testing.T, e *engine) {
+		e.cloud = true
+		e.limits.SweepCloud = 24 * time.Hour
+		e.start()
+		first := e.mustSetup(e.space("g", "home")).Instance
+		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g", Instance: first.Name}); err != nil {
+			t.Fatal(err)
+		}
+		warned := func() (n int) {
+			for _, reason := range e.reasons() {
+				if reason == "suspended_long" {
+					n++
+				}
+			}
+			return n
+		}
+		e.halt()
+		pass(49 * 24 * time.Hour)
+		e.start()
+		pass(time.Minute)
+		if n := warned(); n != 0 {
+			t.Errorf("warned %d times after 49 days", n)
+		}
+		e.halt()
+		pass(36 * time.Hour)
+		e.start()
+		pass(time.Minute)
+		e.restart()
+		pass(time.Hour)
+		if n := warned(); n != 1 {
+			t.Errorf("warned %d times after 50 days", n)
+		}
+		if got := e.mustSetup(e.space("g", "home")).Instance; got.ID != first.ID {
+			t.Errorf("woken on %s", got.Name)
+		}
+	})
+}

@@ -46,6 +46,8 @@ type engine struct {
 	now     func() time.Time
 	uptime  func() time.Duration
 	old     bool
+	// cloud makes the machines those of a cloud rather than of this host.
+	cloud bool
 
 	m    *pool.Manager
 	stop func()
@@ -177,7 +179,7 @@ func (e *engine) run() {
 			case e.disks != nil:
 				driver = diskKeeper{d, e.disks}
 			}
-			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: true}, nil
+			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: !e.cloud}, nil
 		},
 	})
 	if err != nil {

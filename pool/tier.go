@@ -317,7 +317,7 @@ func (m *Manager) resumeGitspace(ctx context.Context, rt *runtime, inst Instance
 		}
 		err = fmt.Errorf("%w (%s)", err, resumeAdvice(inst, err))
 		m.log.Warn("machine not resumed, left as it is", "instance", inst.Name, "lease", lease.ID, "err", err)
-		_, aerr := m.store.Asleep(ctx, lease.Key(), "resume_failed", err.Error(), now.Add(farFuture), now, Event{
+		_, aerr := m.store.Asleep(ctx, lease.Key(), "resume_failed", err.Error(), now.Add(longSleep), now, Event{
 			At: now, Pool: inst.Pool, Instance: inst.ID, Lease: lease.ID, Generation: lease.Generation,
 			Reason: "resume_failed", Message: err.Error(),
 		})

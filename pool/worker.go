@@ -319,6 +319,8 @@ func (m *Manager) advance(ctx context.Context, rt *runtime, inst Instance) {
 			next, err = m.retire(ctx, rt, inst)
 		case Failed:
 			next, err = m.bury(ctx, inst)
+		case Suspended:
+			err = m.lookAtSuspended(ctx, inst)
 		case Leased:
 			if unsettled {
 				m.rouse(ctx, rt, inst)
