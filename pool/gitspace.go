@@ -173,7 +173,7 @@ func (m *Manager) vanished(ctx context.Context, inst Instance) bool {
 		return false
 	}
 	l, err := m.list(ctx, sc)
-	if err != nil || !l.Complete {
+	if err != nil || !l.Complete || l.At.Before(inst.Created) {
 		return false
 	}
 	_, there := l.byName[inst.Name]

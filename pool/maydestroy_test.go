@@ -288,3 +288,40 @@ func backoffAfterLeast(n int) time.Duration {
 	}
 	return (backoffFirst << n) * 3 / 4
 }
+
+func TestOnlyItsOwnersDoomedDetachedDiskWithOurTagsIsDeleted(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)
+	for _, c := range []struct {
+		name string
+		edit func(e *evidence)
+		want Reason
+	}{
+		{"its owner's wish", func(*evidence) {}, ReasonReleased},
+		{"taken over with the tags of a store that was lost", func(e *evidence) {
+			e.Disk.Tags.Controller, e.DiskRow.Controller = "lost", "lost"
+		}, ReasonReleased},
+		{"nobody has asked", func(e *evidence) { e.DiskRow.Doomed = time.Time{} }, KeepDisk},
+		{"a machine has it", func(e *evidence) { e.DiskRow.Instance = "i" }, KeepDisk},
+		{"another disk's row", func(e *evidence) { e.DiskRow.Name = "other" }, KeepDisk},
+		{"no row", func(e *evidence) { e.DiskRow = nil }, KeepUnknown},
+		{"another controller's tags", func(e *evidence) { e.Disk.Tags.Controller = "theirs" }, KeepForeign},
+		{"no tags", func(e *evidence) { e.Disk.Tags = drivers.Tags{} }, KeepForeign},
+		{"a build's tags", func(e *evidence) { e.Disk.Tags.Kind = string(Build) }, KeepForeign},
+		{"an old listing", func(e *evidence) { e.ListedAt = now.Add(-time.Hour) }, KeepIncomplete},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			e := evidence{
+				Why: ReasonReleased, Controller: "ours", ListedAt: now, Complete: true,
+				Disk:    &drivers.Disk{Name: "home", Tags: drivers.Tags{Controller: "ours", Kind: string(Gitspace)}},
+				DiskRow: &Disk{Name: "home", Doomed: now.Add(-time.Minute)},
+			}
+			c.edit(&e)
+			may, why := mayDestroy(nil, e, now)
+			if why != c.want || may != (c.want == ReasonReleased) {
+				t.Errorf("may %v, %s; want %s", may, why, c.want)
+			}
+		})
+	}
+}

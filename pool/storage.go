@@ -209,8 +209,8 @@ func (m *Manager) deleteDisk(ctx context.Context, d Disk) error {
 	i := slices.IndexFunc(l.Disks, func(have drivers.Disk) bool {
 		return have.Name == d.Name && (d.Zone == "" || have.Zone == "" || have.Zone == d.Zone)
 	})
-	if i < 0 && !l.Complete {
-		return fmt.Errorf("%w: %s could not be listed completely", ErrUnavailable, d.Scope)
+	if i < 0 && (!l.Complete || l.At.Before(d.Doomed) || m.distrustsClock()) {
+		return fmt.Errorf("%w: %s could not be listed completely, or only as it was before", ErrUnavailable, d.Scope)
 	}
 	if i >= 0 {
 		rows, err := m.store.Disks(ctx, DiskQuery{Scope: d.Scope, Name: d.Name, Doomed: true})

@@ -149,6 +149,7 @@ func (s *sim) unsettled() (out []unsettled) {
 			add(ruleStranger, name, "machine %s has no row and nobody destroyed it", name)
 		}
 	}
+	s.unsettledDisks(add)
 	for _, l := range seen.leases {
 		// The age of a lease does not end it while somebody holds its machine.
 		r := seen.rows[l.instance]

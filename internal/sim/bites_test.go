@@ -89,6 +89,13 @@ func bites() []broken {
 		{ruleGuard, "there is no bound for a minute", bite{config: func(pc *pool.PoolConfig) { pc.Guards.PerMinute = 0 }, plan: guarded}},
 		{ruleGuard, "there is no cap for a day", bite{config: func(pc *pool.PoolConfig) { pc.Guards.HoursPerDay = 0 }, plan: guarded}},
 		{ruleOpens, "a gate that was closed never opens", bite{store: func(_ *sim, st pool.Store) pool.Store { return rusty{st} }, plan: guarded}},
+		{ruleDisk, "every detached disk is taken for one to delete", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return &tampering{Store: st, s: s, text: `UPDATE disks SET doomed = 1 WHERE attached_to = ''`}
+		}, plan: spaced}},
+		{ruleDeleted, "the end of a disk only says so", bite{world: sabotage{disksLie: true}, plan: spaced}},
+		{ruleDiskRow, "the rows of disks are lost", bite{store: func(s *sim, st pool.Store) pool.Store {
+			return unlearning{&tampering{Store: st, s: s, text: `DELETE FROM disks`}}
+		}, plan: spaced}},
 		{ruleQuiet, "a gate closes for ever", bite{store: func(_ *sim, st pool.Store) pool.Store { return locked{st} }, plan: clumsier}},
 	}
 }
@@ -101,6 +108,11 @@ func tampered(text string) bite {
 }
 
 // The plans some bites need, where an ordinary seed would rarely show them.
+
+func spaced(p *plan) {
+	roomy(p)
+	p.gitspaces = true
+}
 
 func roomy(p *plan) {
 	p.pools = []poolPlan{{name: "p", scope: "sim", min: 3, max: 8}}
@@ -372,6 +384,11 @@ type tampering struct {
 	text  string
 	quiet bool // only when all is quiet, and then at every look of the planner
 }
+
+// unlearning loses the rows of disks and never writes them again.
+type unlearning struct{ *tampering }
+
+func (unlearning) SaveDisk(context.Context, pool.Disk) error { return nil }
 
 func (t *tampering) tamper() {
 	if _, err := t.s.witness.db.Exec(t.text); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -104,6 +105,9 @@ func (st *stage) live(ctx context.Context) {
 		kind = pool.Gitspace
 	}
 	st.req = pool.SetupRequest{ID: st.id, Kind: kind, Pools: s.choose(st.id), Body: bodyOf(st.id), Timeout: s.wait(), Want: s.want(st.id)}
+	if kind == pool.Gitspace && st.habit(.7, "disk") {
+		st.req.Want.Storage = "disk-of-" + st.id
+	}
 	if st.habit(.05, "overtakes") {
 		// A destroy that overtakes its setup.
 		_ = st.destroy(ctx, "")
@@ -130,6 +134,9 @@ func (st *stage) live(ctx context.Context) {
 		_ = st.setUp(ctx) // the same machine, or another if it died
 	}
 	if kind == pool.Gitspace && st.habit(.7, "sleeps") && !st.sleep(ctx) {
+		return
+	}
+	if st.req.Want.Storage != "" && st.habit(.3, "resets") && !st.reset(ctx) {
 		return
 	}
 	for i := range 1 + s.d.below(2, "steps", st.id) {
@@ -231,8 +238,12 @@ func (st *stage) sleep(ctx context.Context) bool {
 
 // destroy asks once, naming a machine if instance is set.
 func (st *stage) destroy(ctx context.Context, instance string) error {
+	return st.destroyWith(ctx, instance, drivers.Keep)
+}
+
+func (st *stage) destroyWith(ctx context.Context, instance string, disks drivers.DiskPolicy) error {
 	return st.call(ctx, 15*time.Minute, func(ctx context.Context, m *pool.Manager) error {
-		return m.Destroy(ctx, pool.DestroyRequest{Lease: st.id, Instance: instance})
+		return m.Destroy(ctx, pool.DestroyRequest{Lease: st.id, Instance: instance, Disks: disks})
 	})
 }
 
@@ -240,7 +251,15 @@ func (st *stage) destroy(ctx context.Context, instance string) error {
 func (st *stage) end(ctx context.Context) {
 	s := st.s
 	s.log.givenUp(st.id)
-	err := st.destroy(ctx, "")
+	disks := drivers.Keep
+	if st.req.Want.Storage != "" && st.habit(.6, "deletes") {
+		disks = drivers.Delete
+		s.log.askedFor(st.req.Want.Storage)
+	}
+	err := st.destroyWith(ctx, "", disks)
+	if err == nil && disks == drivers.Delete {
+		st.deleted(st.req.Want.Storage)
+	}
 	if err != nil && st.req.Kind == pool.Build {
 		s.log.wrong(ruleError, st.id, "destroy %s: %v", st.id, err)
 	}

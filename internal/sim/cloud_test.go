@@ -25,6 +25,7 @@ var (
 	_ drivers.Driver        = cloud{}
 	_ drivers.Hibernator    = cloud{}
 	_ drivers.ConsoleReader = cloud{}
+	_ drivers.DiskKeeper    = cloud{}
 	_ drivers.Pauser        = pausing{}
 )
 

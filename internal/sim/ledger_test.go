@@ -40,6 +40,9 @@ const (
 	ruleGuard      rule = "no more than its guards allow"
 	ruleOpens      rule = "a gate opens again"
 	ruleClosed     rule = "nothing begun in a closed pool"
+	ruleDisk       rule = "no disk deleted unless its owner says so"
+	ruleDeleted    rule = "what was deleted is gone"
+	ruleDiskRow    rule = "no disk without a row"
 )
 
 // answer is a machine a caller was told of and counts on.
@@ -101,6 +104,8 @@ type ledger struct {
 	// that were answered since that was made.
 	restored  bool
 	forgotten map[string]bool
+	// deletable are the disks whose owners have asked for their end.
+	deletable map[string]bool
 }
 
 type complaint struct {
@@ -113,7 +118,7 @@ func newLedger() *ledger {
 	return &ledger{
 		rows: map[string]row{}, byName: map[string]string{}, past: map[string]bool{}, answers: map[string]*answer{}, gone: map[string]bool{},
 		doomed: map[string]int{}, ended: map[string]int{}, gripped: map[string]time.Time{},
-		forgotten: map[string]bool{}, holding: map[string]bool{}, released: map[string]bool{},
+		forgotten: map[string]bool{}, deletable: map[string]bool{}, holding: map[string]bool{}, released: map[string]bool{},
 	}
 }
 

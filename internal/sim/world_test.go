@@ -46,6 +46,7 @@ type world struct {
 	bad      faults
 	since    time.Time // when the world began
 	machines map[string]*machine
+	disks    map[string]disk
 	numbers  map[string]int // a machine's ordinal, by name: names are random
 	history  []snapshotAt
 	// confirmed are the machines the cloud has said are gone.
@@ -68,6 +69,7 @@ type sabotage struct {
 	consoleHangs bool
 	renames      bool // machines are asked for in another name
 	amnesia      bool // agents do not know that they were set up before
+	disksLie     bool // the end of a disk that only says so
 	unwitnessed  bool // nobody remembers beside the store when it was alive
 }
 
@@ -89,8 +91,9 @@ type machine struct {
 }
 
 type snapshotAt struct {
-	at   time.Time
-	seen []drivers.Instance
+	at    time.Time
+	seen  []drivers.Instance
+	disks []drivers.Disk
 }
 
 // neighbour is another controller in the same account, whose machines are none
@@ -113,7 +116,7 @@ func (w *world) befriend(n int) {
 func newWorld(d *dice, f faults, log *ledger) *world {
 	return &world{
 		d: d, log: log, bad: f, since: time.Now(),
-		machines: map[string]*machine{}, numbers: map[string]int{}, confirmed: map[string]bool{},
+		machines: map[string]*machine{}, disks: map[string]disk{}, numbers: map[string]int{}, confirmed: map[string]bool{},
 	}
 }
 
@@ -225,6 +228,9 @@ func (w *world) make(spec drivers.Spec, late bool) error {
 	case w.bad.quota > 0 && n >= w.bad.quota:
 		return fmt.Errorf("%w: %d machines", drivers.ErrQuota, n)
 	}
+	if err := w.attach(spec, late); err != nil {
+		return err
+	}
 	w.made++
 	if !late {
 		delete(w.confirmed, spec.Name) // an old copy of the store may have it made anew
@@ -290,19 +296,20 @@ func (w *world) look(n int, begun time.Time, inUse func(name string) bool) drive
 			Ref: drivers.Ref{Name: m.name, ID: "id-" + m.name}, Tags: m.tags, Status: status, Address: "sim/" + m.name, Port: 9079,
 		})
 	}
-	w.history = append(w.history, snapshotAt{at: at, seen: now})
+	w.history = append(w.history, snapshotAt{at: at, seen: now, disks: w.listDisks()})
 	for len(w.history) > 1 && at.Sub(w.history[0].at) > time.Minute {
 		w.history = w.history[1:]
 	}
-	l := drivers.Listing{Instances: now, Complete: true, At: begun}
+	l := drivers.Listing{Instances: now, Disks: w.listDisks(), Complete: true, At: begun}
 	switch {
 	case w.d.chance(w.bad.listPartial, "list-partial", n):
 		l.Instances, l.Complete = now[:len(now)/2], false
+		l.Disks = l.Disks[:len(l.Disks)/2]
 	case w.d.chance(w.bad.listStale, "list-stale", n):
 		// An eventually consistent cloud: what it says is complete as of At,
 		// and At is honest.
 		old := w.history[w.d.below(len(w.history), "list-age", n)]
-		l.Instances, l.At = old.seen, begun.Add(old.at.Sub(at))
+		l.Instances, l.Disks, l.At = old.seen, old.disks, begun.Add(old.at.Sub(at))
 	}
 	return l
 }
