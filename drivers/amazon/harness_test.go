@@ -123,7 +123,9 @@ func raw(c *fake.Cloud) *ec2.Client {
 func bubble(t *testing.T, o fake.Options, test func(t *testing.T, c *fake.Cloud)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		o.Page = 1000
+		if o.Page == 0 {
+			o.Page = 1000 // as EC2 has it
+		}
 		test(t, fake.New(o))
 	})
 }

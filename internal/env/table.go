@@ -166,6 +166,7 @@ var cloudGroup = group{
 			Meaning: "CIDRs this runner calls agents from: where a google pool names neither tags nor networks, a rule of the firewall opens port 9079 to them; none: no rule is made",
 			field:   func(c *Config) any { return &c.GoogleIngress },
 		},
+		{Name: "RUNNER_AGENT_INGRESS", Type: List, Meaning: "CIDRs this runner calls agents from: the security group that amazon pools without one share opens port 9079 to them; none: no rule is made, and the log says so"},
 		{Name: "AMAZON_ACCESS_KEY_ID", Secret: true, Meaning: "fills amazon pools that name no key"},
 		{Name: "AMAZON_ACCESS_KEY_SECRET", Secret: true, Meaning: "its secret"},
 		{Name: "AMAZON_SESSION_TOKEN", Secret: true, Meaning: "its session token"},
