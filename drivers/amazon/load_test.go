@@ -1,4 +1,4 @@
-//go:build !noamazon
+//go:build !no_amazon
 
 package amazon
 

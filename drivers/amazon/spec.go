@@ -4,7 +4,7 @@
 // stands in the machine's tags.
 //
 // It refuses to know what runs in a machine, and keeps no state of its own but
-// what spares calls. The build tag noamazon leaves all but the keys out.
+// what spares calls. The build tag no_amazon leaves all but the keys out.
 package amazon
 
 import (
