@@ -46,6 +46,9 @@ func fail(text string, kinds ...error) error { return &failure{text, kinds} }
 // to do about it.
 func explain(err error) error {
 	var api *googleapi.Error
+	if errors.Is(err, drivers.ErrAuth) {
+		return err // no credentials: nothing was asked
+	}
 	if !errors.As(err, &api) {
 		return fail(err.Error(), errPassing, err)
 	}

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -262,4 +265,34 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		}
 		contains(t, err, "gcloud compute images list")
 	})
+}
+
+// Credentials that are none are said at the first call, which asks nobody.
+func TestAKeyFileThatIsNoneIsSaid(t *testing.T) {
+	t.Parallel()
+	key := filepath.Join(t.TempDir(), "key.json")
+	if err := os.WriteFile(key, []byte(`{"type":"service_account"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := openWith(t, Setup{}, "{account: {project_id: p, json_path: '"+key+"'}, image: i}")
+	begun := time.Now()
+	err := d.Ping(t.Context())
+	if !errors.Is(err, drivers.ErrAuth) || time.Since(begun) > 5*time.Second {
+		t.Errorf("ping: %v after %s", err, time.Since(begun))
+	}
+	contains(t, err, "account.json_path")
+}
+
+// A rehearsal reaches a fake over a socket, without credentials.
+func TestAnotherEndpoint(t *testing.T) {
+	t.Parallel()
+	c := gce.New(gce.Options{Durations: moments()})
+	srv := httptest.NewServer(c)
+	defer srv.Close()
+	d := openWith(t, Setup{Endpoint: srv.URL + "/"}, small)
+	if err := d.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	mustCreate(t, d, machine())
+	empty(t, c, d)
 }
