@@ -71,8 +71,8 @@ func TestEveryFlagHasAVariableOfTheTable(t *testing.T) {
 					continue
 				}
 				v, ok := known[vars[0]]
-				if ok && c.Name == "setup" && v.Flag == "" {
-					continue // stands for a variable that others read too
+				if c.Name == "setup" && v.Flag == "" {
+					continue // stands for a variable that others read too, or a cloud's own library
 				}
 				if !ok || v.Flag != "--"+f.Names()[0] {
 					t.Errorf("%s %s --%s: the table says of %s that its flag is %q", path, c.Name, f.Names()[0], vars[0], v.Flag)
