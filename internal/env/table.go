@@ -170,6 +170,8 @@ var cloudGroup = group{
 		{Name: "AMAZON_ACCESS_KEY_ID", Secret: true, Meaning: "fills amazon pools that name no key"},
 		{Name: "AMAZON_ACCESS_KEY_SECRET", Secret: true, Meaning: "its secret"},
 		{Name: "AMAZON_SESSION_TOKEN", Secret: true, Meaning: "its session token"},
+		{Name: "AWS_ACCESS_KEY_ID", Meaning: "read by AWS's library; also of the pool made without a pool file"},
+		{Name: "AWS_SECRET_ACCESS_KEY", Secret: true, Meaning: "likewise; its secret"},
 		{Name: "AWS_ACCESS_KEY_SECRET", Secret: true, Meaning: "of the pool made without a pool file"},
 		{Name: "AZURE_CLIENT_ID", Meaning: "of the pool made without a pool file", Status: Later},
 		{Name: "AZURE_CLIENT_SECRET", Secret: true, Meaning: "of the pool made without a pool file", Status: Later},
