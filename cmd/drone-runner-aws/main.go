@@ -17,6 +17,7 @@ import (
 )
 
 func main() {
+	sandboxed()
 	// The first signal ends the context, the second one the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

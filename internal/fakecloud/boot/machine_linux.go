@@ -33,6 +33,9 @@ type Options struct {
 	// Disks are device paths in the machine and the files of this host behind
 	// them.
 	Disks map[string]string
+	// Volumes are folders of this host that keep what disks hold, by device path.
+	// What others hold goes with the machine.
+	Volumes map[string]string
 	// Dnf makes the machine one with dnf instead of apt-get.
 	Dnf bool
 	// Docker says that the image brings docker; else it is there once a package
@@ -84,6 +87,8 @@ const (
 type plan struct {
 	Served map[string]string `json:"served"`
 	Disks  map[string]string `json:"disks"`
+	// Volumes are folders of the host, by the name of the file behind a disk.
+	Volumes map[string]string `json:"volumes"`
 	// Hidden are programs of the host that the machine lacks.
 	Hidden []string `json:"hidden"`
 }
@@ -143,7 +148,7 @@ func (m *Machine) furnish(o Options) error {
 			}
 		}
 	}
-	p := plan{Served: map[string]string{}, Disks: map[string]string{}, Hidden: hidden}
+	p := plan{Served: map[string]string{}, Disks: map[string]string{}, Volumes: map[string]string{}, Hidden: hidden}
 	for url, file := range o.Served {
 		if file == "" {
 			p.Served[url] = ""
@@ -161,6 +166,9 @@ func (m *Machine) furnish(o Options) error {
 			return err
 		}
 		p.Disks[device] = name
+		if folder := o.Volumes[device]; folder != "" {
+			p.Volumes[filepath.Base(name)] = folder
+		}
 	}
 	text, err := json.Marshal(p)
 	if err != nil {
@@ -285,6 +293,9 @@ func (m *Machine) halt() error {
 	}
 	return err
 }
+
+// PowerOff cuts the power. Reboot boots it again, with its disks as they are.
+func (m *Machine) PowerOff() error { return m.halt() }
 
 // Stop ends the machine and removes it.
 func (m *Machine) Stop() error { return errors.Join(m.halt(), os.RemoveAll(m.base)) }

@@ -61,7 +61,7 @@ func firstProcess(base string) error {
 	if err := json.Unmarshal(text, &p); err != nil {
 		return err
 	}
-	if err := enter(base, p.Hidden); err != nil {
+	if err := enter(base, p); err != nil {
 		return err
 	}
 	if err := devices(p); err != nil {
@@ -114,9 +114,9 @@ type mount struct {
 
 // enter makes base/root this process's root, over the host's /usr without the
 // programs that are hidden.
-func enter(base string, hidden []string) error {
+func enter(base string, p plan) error {
 	root := filepath.Join(base, rootName)
-	for _, name := range hidden {
+	for _, name := range p.Hidden {
 		for _, dir := range []string{"bin", "sbin"} {
 			// What an overlay takes for a file that was removed.
 			err := unix.Mknod(filepath.Join(base, upperName, dir, name), unix.S_IFCHR, 0)
@@ -167,6 +167,13 @@ func enter(base string, hidden []string) error {
 			return err
 		}
 		mounts = append(mounts, mount{"/etc/alternatives", root + "/etc/alternatives", "", unix.MS_BIND, ""})
+	}
+	for name, folder := range p.Volumes {
+		to := filepath.Join(root, insideDir, "volumes", name)
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+		mounts = append(mounts, mount{folder, to, "", unix.MS_BIND, ""})
 	}
 	for _, m := range mounts {
 		if err := unix.Mount(m.from, m.to, m.kind, m.flags, m.data); err != nil {
