@@ -165,7 +165,14 @@ func rehearseEC2(network netip.Prefix, served map[string]string, realTimes bool,
 			}
 			ground.Boot(rehearsal.Machine{Key: m.ID, UserData: m.UserData})
 		},
-		Halts: func(m ec2.Machine) { ground.Halt(m.ID) },
+		Halts: func(m ec2.Machine) {
+			if _, state, ok := cloud.Machine(m.ID); ok && state != "shutting-down" && state != "terminated" {
+				ground.Halt(m.ID)
+				return
+			}
+			ground.Gone(m.ID)
+			roll.forget(m.ID)
+		},
 		Addresses: func(m ec2.Machine) (public, private string) {
 			address := ground.Address(m.ID).String()
 			return address, address

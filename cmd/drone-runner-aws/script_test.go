@@ -24,6 +24,7 @@ import (
 var update = flag.Bool("update", false, "write golden files")
 
 func TestMain(m *testing.M) {
+	sandboxed()
 	testscript.Main(m, map[string]func(){"drone-runner-aws": main})
 }
 
