@@ -37,10 +37,14 @@ func (m *Manager) create(ctx context.Context, rt *runtime, inst Instance) (*Inst
 		}
 	}
 	begun := m.now()
+	lease, err := m.leaseOf(ctx, inst)
+	if err != nil {
+		return nil, err
+	}
 	disks, err := m.diskSpecs(ctx, inst)
 	var spec drivers.Spec
 	if err == nil {
-		spec, err = m.specOf(rt, inst, disks)
+		spec, err = m.specOf(rt, inst, lease, disks)
 	}
 	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
 		return nil, err

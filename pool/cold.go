@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -152,9 +153,28 @@ func (m *Manager) busyAgeOf(pool string) time.Duration {
 // enough for years of sleeping, as the existing runner's are (1080 days).
 const gitspaceValidity = 1080 * 24 * time.Hour
 
+// facts are what people find and bill a machine by in its cloud: what the
+// request it is made for says of itself. A machine that is made to be warm knows
+// nothing of who will have it.
+func (m *Manager) facts(lease *Lease) map[string]string {
+	facts := map[string]string{}
+	if lease != nil {
+		maps.Copy(facts, lease.Want.Labels)
+		for key, value := range map[string]string{
+			"harness-account-id": lease.Want.Account, "harness-resource-class": lease.Want.ResourceClass,
+		} {
+			if value != "" {
+				facts[key] = value
+			}
+		}
+	}
+	facts["harness-runner-name"] = m.namePrefix
+	return facts
+}
+
 // specOf is what the driver is asked to make for a row: the same each time it
 // is asked, so that asking twice makes one machine.
-func (m *Manager) specOf(rt *runtime, inst Instance, disks []drivers.DiskSpec) (drivers.Spec, error) {
+func (m *Manager) specOf(rt *runtime, inst Instance, lease *Lease, disks []drivers.DiskSpec) (drivers.Spec, error) {
 	tn := rt.tenancyOf(inst)
 	if tn == nil {
 		return drivers.Spec{}, closed(inst).err()
@@ -166,6 +186,7 @@ func (m *Manager) specOf(rt *runtime, inst Instance, disks []drivers.DiskSpec) (
 			Kind: string(inst.Kind), Created: inst.Created, Deadline: inst.Deadline,
 		},
 		Platform: rt.cfg.Platform,
+		Facts:    m.facts(lease),
 		Zone:     inst.Zone,
 		Identity: inst.Identity,
 		Disks:    disks,

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -114,10 +115,32 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 		Body:    body,
 		Digest:  digest(req.SetupRequest),
 	}
+	in.Want.Labels = labels(req.Tags)
 	if err := gitspace(&in, req); err != nil {
 		return none(err)
 	}
 	return in, agent, nil
+}
+
+// What is taken of a request's tags: more is no way to find a machine by.
+const (
+	maxTags     = 40
+	maxTagBytes = 256
+)
+
+// labels are a request's tags as they go to the machine that is made for it,
+// those that are too long or too many left out.
+func labels(tags map[string]string) map[string]string {
+	if len(tags) == 0 {
+		return nil
+	}
+	out := make(map[string]string, min(len(tags), maxTags))
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		if value := tags[key]; len(out) < maxTags && key != "" && value != "" && len(key) <= maxTagBytes/2 && len(value) <= maxTagBytes {
+			out[key] = value
+		}
+	}
+	return out
 }
 
 // pools is the order of pools to try, renamed for the account, each once.
@@ -171,7 +194,10 @@ func gitspace(in *pool.SetupRequest, req api.SetupRequest) error {
 	in.Want.StorageGiB, in.Want.StorageType = size, req.StorageConfig.Type
 	in.InitScript, in.Reset = string(script), req.IsMarkedForInfraReset
 	if name := g.GitspaceConfigIdentifier; name != "" {
-		in.Want.Labels = map[string]string{"name": name}
+		if in.Want.Labels == nil {
+			in.Want.Labels = map[string]string{}
+		}
+		in.Want.Labels["name"] = name
 	}
 	return nil
 }

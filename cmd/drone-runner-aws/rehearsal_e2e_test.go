@@ -113,8 +113,21 @@ func (r *rehearsalOf) step(stage, id, command string) string {
 	return out.Outputs["OUT"]
 }
 
-// living are the things of a kind that cost money now.
+// living are the names of the things of a kind that cost money now.
 func (r *rehearsalOf) living(kind string) []string {
+	r.t.Helper()
+	var names []string
+	for _, t := range r.books() {
+		if t.Kind == kind {
+			names = append(names, t.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// books are all things that cost money now.
+func (r *rehearsalOf) books() []fakecloud.Thing {
 	r.t.Helper()
 	resp, err := http.Get(r.api + booksPath)
 	if err != nil {
@@ -125,14 +138,7 @@ func (r *rehearsalOf) living(kind string) []string {
 	if err := json.NewDecoder(resp.Body).Decode(&books); err != nil {
 		r.t.Fatal(err)
 	}
-	var names []string
-	for _, t := range books.Living {
-		if t.Kind == kind {
-			names = append(names, t.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
+	return books.Living
 }
 
 // TestE2ERehearsalOfAGitspace is the life of a gitspace in a fake cloud whose
@@ -142,7 +148,7 @@ func (r *rehearsalOf) living(kind string) []string {
 func TestE2ERehearsalOfAGitspace(t *testing.T) {
 	r := newRehearsal(t, "gce")
 	req := api.SetupRequest{
-		ID: "gs-1", PoolID: "gitspaces-us-east1", Zone: "us-east1-b",
+		ID: "gs-1", PoolID: "gitspaces-us-east1", Zone: "us-east1-b", Tags: map[string]string{"accountID": "acc-1"},
 		GitspaceAgentConfig: api.GitspaceAgentConfig{Ports: []int{8089, 3000}, GitspaceConfigIdentifier: "demo-x1y2"},
 		StorageConfig:       api.StorageConfig{Identifier: "demo-disk", Size: "20", Type: "pd-balanced"},
 	}
@@ -154,6 +160,11 @@ func TestE2ERehearsalOfAGitspace(t *testing.T) {
 	r.step("gs-1", "write", "echo precious > "+file)
 	if got := r.living("disk"); !slices.Contains(got, "demo-disk") {
 		t.Errorf("disks %v", got)
+	}
+	if !slices.ContainsFunc(r.books(), func(t fakecloud.Thing) bool {
+		return t.Kind == "instance" && t.Tags["name"] == "demo-x1y2" && t.Tags["accountid"] == "acc-1"
+	}) {
+		t.Errorf("no machine has the request's labels: %v", r.books())
 	}
 
 	err := r.runner.api.Suspend(t.Context(), api.SuspendRequest{PoolID: req.PoolID, StageRuntimeID: "gs-1", InstanceInfo: first.InstanceInfo})

@@ -173,7 +173,7 @@ func metadataOf(spec drivers.Spec, bootKey string) *computepb.Metadata {
 		values[bootKey] = string(spec.Boot)
 	}
 	for k, v := range spec.Facts {
-		if key := metadataKey(k); key != "" && len(v) <= largestValue {
+		if key := metadataKey(k); key != "" && !acted(key) && len(v) <= largestValue {
 			if _, taken := values[key]; !taken {
 				values[key] = v
 			}
@@ -195,6 +195,19 @@ func metadataKey(k string) string {
 		return '-'
 	}, k)
 	return key[:min(len(key), longestKey)]
+}
+
+// actedOn are the beginnings of keys that programs in machines act on: a fact of
+// such a name stays a label.
+var actedOn = []string{
+	"startup-script", "shutdown-script", "windows-", "sysprep-", "user-data", "vendor-data", "ssh-keys", "sshkeys", "block-project-ssh-keys",
+	"enable-", "disable-", "serial-port-", "google-", "gce-", "cos-", "runner-",
+}
+
+// acted says whether something in a machine acts on a key of its metadata.
+func acted(key string) bool {
+	key = strings.ToLower(key)
+	return slices.ContainsFunc(actedOn, func(beginning string) bool { return strings.HasPrefix(key, beginning) })
 }
 
 // metadata is the value of a key.

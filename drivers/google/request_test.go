@@ -72,6 +72,11 @@ func TestKeysReachTheCloud(t *testing.T) {
 		{"a vendor's image boots securely", small, nil, func(i *instance) any { return i.GetShieldedInstanceConfig().GetEnableSecureBoot() }, true},
 		{"an old image cannot", "{account: {project_id: test-project}}", nil, func(i *instance) any { return i.GetShieldedInstanceConfig() == nil }, true},
 		{"keys of the project do not open it", small, nil, func(i *instance) any { return metadata(i, "block-project-ssh-keys") }, "TRUE"},
+		{"facts that machines would act on, as labels only", small, func(s *drivers.Spec) {
+			s.Facts = map[string]string{"startup-script": "rm -rf /", "ssh-keys": "me", "enable-oslogin": "FALSE"}
+		}, func(i *instance) any {
+			return metadata(i, "startup-script") + metadata(i, "ssh-keys") + metadata(i, "enable-oslogin") + i.GetLabels()["ssh-keys"]
+		}, "me"},
 		{"facts as they are, and as labels", small, func(s *drivers.Spec) { s.Facts = map[string]string{"harness-account-id": "A_b C"} }, func(i *instance) any {
 			return []string{metadata(i, "harness-account-id"), i.GetLabels()["harness-account-id"], i.GetLabels()["pool"]}
 		}, []string{"A_b C", "a_b-c", "pool"}},
