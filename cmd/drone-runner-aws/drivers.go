@@ -35,7 +35,7 @@ func registrations(cfg env.Config, world *noop.World) []drivers.Registration {
 		ankabuild.Registration,
 		azure.Registration,
 		digitalocean.Registration,
-		google.Register(google.Setup{Endpoint: cfg.GoogleEndpoint, Ingress: cfg.GoogleIngress}),
+		google.Register(google.Setup{Endpoint: cfg.GoogleEndpoint, Ingress: cfg.AgentIngress}),
 		nomad.Registration,
 		vmfusion.Registration,
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ func newDriver(o drivers.Options, s setup) (*Driver, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	ingress, err := parseIngress(s.getenv(ingressVariable))
+	ingress, err := drivers.ParseIngress(strings.Split(s.getenv(drivers.IngressVariable), ","))
 	if err != nil {
 		return nil, err
 	}

@@ -5,9 +5,7 @@ package amazon
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -20,32 +18,12 @@ import (
 // groupName is the security group of machines whose pool names none.
 const groupName = "harness-runner"
 
-// ingressVariable names the networks from which agents may be called, as a list
-// of CIDRs: what a group or firewall that the runner makes lets in.
-const ingressVariable = "RUNNER_AGENT_INGRESS"
-
 // keepGroup is how long a group is taken to exist; one that is gone is noticed
 // by the launch that names it.
 const keepGroup = time.Hour
 
 // groupPatience is how long a group that was just made may stay unseen.
 const groupPatience = 15 * time.Second
-
-func parseIngress(list string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	for word := range strings.SplitSeq(list, ",") {
-		word = strings.TrimSpace(word)
-		if word == "" {
-			continue
-		}
-		p, err := netip.ParsePrefix(word)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %q is no network; write CIDRs such as 10.0.0.0/8, separated by commas", drivers.ErrInvalid, ingressVariable, word)
-		}
-		all = append(all, p.Masked())
-	}
-	return all, nil
-}
 
 // groupsFor are the security groups of a machine in a subnet, "" for the
 // default VPC's.
@@ -133,7 +111,7 @@ func (d *Driver) findOrMakeGroup(ctx context.Context, vpc string) (string, error
 		return id, nil
 	}
 	if len(d.ingress) == 0 || plain(g.Tags)[tagMade] == "" {
-		d.log.Warn("security group lets nobody call agents; add a rule for tcp 9079 from this runner's network, or set "+ingressVariable+" before the group is made",
+		d.log.Warn("security group lets nobody call agents; add a rule for tcp 9079 from this runner's network, or set "+drivers.IngressVariable+" before the group is made",
 			"group", id, "name", groupName, "vpc", vpc)
 		return id, nil
 	}

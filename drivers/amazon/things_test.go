@@ -122,7 +122,7 @@ func TestASecurityGroupIsMadeOnceForANetworkAndOpenedOnlyToWhomItIsTo(t *testing
 			t.Parallel()
 			bubble(t, fake.Options{}, func(t *testing.T, c *fake.Cloud) {
 				vpc, subnet := subnets(t, c)
-				getenv := func(name string) string { return map[string]string{ingressVariable: tc.env}[name] }
+				getenv := func(name string) string { return map[string]string{drivers.IngressVariable: tc.env}[name] }
 				for range 3 { // of different runners
 					d := open(t, c, setup{getenv: getenv}, pooled(t, func(s *Spec) { s.Network.SubnetID = subnet["us-east-1a"] }))
 					destroy(t, d, create(t, d, machine()))
@@ -146,7 +146,7 @@ func TestASecurityGroupIsMadeOnceForANetworkAndOpenedOnlyToWhomItIsTo(t *testing
 			})
 		})
 	}
-	if _, err := parseIngress("10.0.0.0/8,everybody"); !errors.Is(err, drivers.ErrInvalid) || !strings.Contains(err.Error(), ingressVariable) {
+	if _, err := drivers.ParseIngress([]string{"10.0.0.0/8", "everybody"}); !errors.Is(err, drivers.ErrInvalid) || !strings.Contains(err.Error(), drivers.IngressVariable) {
 		t.Errorf("a list that is none: %v", err)
 	}
 }

@@ -58,7 +58,7 @@ func opener(s Setup) func(drivers.Options) (drivers.Driver, error) {
 			o.Log = slog.New(slog.DiscardHandler)
 		}
 		d := &Driver{spec: spec, a: all.of(project, spec.Account.JSONPath), log: o.Log}
-		d.fw.ranges, err = ranges(s.Ingress)
+		d.fw.ranges, err = drivers.ParseIngress(s.Ingress)
 		return d, err
 	}
 }

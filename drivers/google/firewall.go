@@ -5,11 +5,9 @@ package google
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +21,7 @@ import (
 const defaultTag = "allow-docker"
 
 // noRule is said where the runner would make a rule and is not told for whom.
-const noRule = "no rule of the firewall is made: set RUNNER_GOOGLE_INGRESS to the addresses this runner calls from, or see to it that they reach the port"
+const noRule = "no rule of the firewall is made: set RUNNER_AGENT_INGRESS to the addresses this runner calls from, or see to it that they reach the port"
 
 // firewall makes the rule by which a runner reaches its agents, where the pool
 // leaves its network to the runner. It is safe for concurrent use.
@@ -37,28 +35,6 @@ type firewall struct {
 
 // ruleAgain is how long after a failure it is tried again.
 const ruleAgain = 10 * time.Minute
-
-// ranges reads those whom the rule is for.
-func ranges(texts []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, text := range texts {
-		text = strings.TrimSpace(text)
-		r, err := netip.ParsePrefix(text)
-		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
-			r, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		switch {
-		case text == "":
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("%w: RUNNER_GOOGLE_INGRESS: %q is neither an address nor a CIDR", drivers.ErrInvalid, text)
-		case r.Bits() == 0:
-			return nil, fmt.Errorf("%w: RUNNER_GOOGLE_INGRESS: %s is everybody; name the addresses this runner calls from", drivers.ErrInvalid, text)
-		}
-		out = append(out, r.Masked())
-	}
-	return out, nil
-}
 
 // wanted says whether a spec leaves its network to the runner.
 func (f *firewall) wanted(s *Spec) bool {

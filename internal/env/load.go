@@ -78,8 +78,8 @@ type Config struct {
 	StartStepTimeout time.Duration
 
 	GoogleEndpoint string
-	// GoogleIngress are as they were given; the driver parses them.
-	GoogleIngress []string
+	// AgentIngress are as they were given; drivers parse them.
+	AgentIngress []string
 
 	MockAgent       bool
 	MockStepSeconds int
