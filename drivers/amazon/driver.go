@@ -82,6 +82,16 @@ type setup struct {
 	getenv func(string) string
 }
 
+// RegisterOver is the registration for clients that reach EC2 and Systems Manager
+// through h, and take nothing from the environment: for simulations.
+func RegisterOver(h *http.Client) drivers.Registration {
+	r := Registration
+	r.New = func(o drivers.Options) (drivers.Driver, error) {
+		return newDriver(o, setup{http: h, timing: ordinary, getenv: func(string) string { return "" }})
+	}
+	return r
+}
+
 var build = func(o drivers.Options) (drivers.Driver, error) {
 	return newDriver(o, setup{timing: ordinary, getenv: os.Getenv})
 }

@@ -39,7 +39,7 @@ var table = []rule{
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/fakecloud/**", []string{"internal/agent/agentapi", "internal/fakecloud", "internal/fakecloud/**"}},
 	{"internal/testclock", nil},                                                                            // tests only
-	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**"}}, // tests only
+	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**", "internal/fakecloud", "internal/fakecloud/**", "internal/agent/agentclient"}}, // tests only
 	{"internal/e2e", nil},                                                                                  // tests only
 	{"internal/loadgen", []string{"server/api", "server/client"}},
 	{"internal/chaos", []string{"server/api", "server/client"}},

@@ -1,0 +1,478 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/amazon"
+	"github.com/vm-runner/drone-runner-aws/drivers/drivertest"
+	"github.com/vm-runner/drone-runner-aws/drivers/google"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
+	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
+	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/pool"
+)
+
+// TestSimulationOnClouds runs the engine with the drivers of clouds on the fakes
+// of these clouds, which misbehave, while the runner is killed before or after
+// any of its calls. No machine in use is ever ended and none given to two; when
+// all is over and the pool is drained, the cloud's books show nothing that lives.
+func TestSimulationOnClouds(t *testing.T) {
+	// This host's own configuration of AWS is none of the simulation's.
+	for name, value := range map[string]string{
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_PROFILE": "", "AWS_CA_BUNDLE": "",
+	} {
+		old, had := os.LookupEnv(name)
+		if err := os.Setenv(name, value); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if had {
+				_ = os.Setenv(name, old) // it was there before
+				return
+			}
+			_ = os.Unsetenv(name)
+		})
+	}
+	seeds := max(2, *simSeeds/20)
+	first := uint64(1)
+	if *simSeed != 0 {
+		first, seeds = *simSeed, 1
+	}
+	for name, make := range map[string]func(uint64) *realCloud{"google": googleCloud, "amazon": amazonCloud} {
+		for i := range uint64(seeds) {
+			t.Run(fmt.Sprintf("%s/%d", name, first+i), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				synctest.Test(t, func(t *testing.T) { newCloudSim(t, first+i, dir, make(first+i)).run() })
+			})
+		}
+	}
+}
+
+// realCloud is a fake cloud and the driver for it.
+type realCloud struct {
+	handler http.Handler
+	open    func(t *testing.T, h *http.Client) drivers.Driver
+	faults  *fakecloud.Faults
+	// methods are those that can go wrong.
+	methods []string
+	// living is what costs money now.
+	living func() []fakecloud.Thing
+	// answers says whether a machine runs at an address.
+	answers func(address string) bool
+	// scarce makes a zone have no room until then.
+	scarce func(until time.Time)
+}
+
+const simGoogleSpec = `{account: {project_id: test-project}, image: projects/ubuntu-os-cloud/global/images/family/ubuntu-2404-lts-amd64,
+  machine_type: e2-standard-2, zone: [us-central1-a, us-central1-b], private_ip: true, networks: [{network: default}]}`
+
+func googleCloud(seed uint64) *realCloud {
+	c := gce.New(gce.Options{Seed: seed, PageSize: 50})
+	return &realCloud{
+		handler: c, faults: &c.Faults, living: c.Living,
+		methods: []string{
+			"compute.instances.insert", "compute.instances.delete", "compute.instances.aggregatedList", "compute.instances.get", "compute.instances.suspend",
+			"compute.instances.resume", "compute.disks.insert", "compute.disks.delete", "compute.disks.aggregatedList", "compute.zoneOperations.wait", "compute.zoneOperations.list",
+		},
+		open: func(t *testing.T, h *http.Client) drivers.Driver {
+			reg := google.Register(google.Setup{HTTP: h, Endpoint: gce.Endpoint})
+			spec, _ := drivertest.ReadSpec[google.Spec](t, reg, simGoogleSpec, &drivers.Platform{OS: "linux", Arch: "amd64"})
+			return opened(t, reg, spec)
+		},
+		answers: func(address string) bool {
+			ip, err := netip.ParseAddr(address)
+			m, ok := c.At(ip)
+			return err == nil && ok && m.Status == "RUNNING"
+		},
+		scarce: func(until time.Time) { c.StopOut("us-central1-a", "", until) },
+	}
+}
+
+const simAmazonSpec = `{account: {region: us-east-1, access_key_id: AKID, access_key_secret: secret}, ami: ami-0a1b2c3d4e5f60001, size: t3.large, network: {private_ip: true}}`
+
+func amazonCloud(seed uint64) *realCloud {
+	var mu sync.Mutex
+	on := map[string]bool{}
+	note := func(m ec2.Machine, is bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		on[m.PrivateIP] = is
+	}
+	c := ec2.New(ec2.Options{
+		Seed: seed, Page: 50,
+		Boots: func(m ec2.Machine) { note(m, true) }, Halts: func(m ec2.Machine) { note(m, false) },
+	})
+	return &realCloud{
+		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.Host, "ssm.") {
+				c.SSM().ServeHTTP(w, r)
+				return
+			}
+			c.ServeHTTP(w, r)
+		}),
+		faults: &c.Faults,
+		living: func() []fakecloud.Thing { c.Settle(); return c.Books.Living() },
+		methods: []string{
+			"RunInstances", "TerminateInstances", "DescribeInstances", "StopInstances", "StartInstances", "DescribeVolumes", "CreateVolume", "AttachVolume", "DeleteVolume", "CreateTags",
+		},
+		open: func(t *testing.T, h *http.Client) drivers.Driver {
+			reg := amazon.RegisterOver(h)
+			spec, _ := drivertest.ReadSpec[amazon.Spec](t, reg, simAmazonSpec, &drivers.Platform{OS: "linux", Arch: "amd64"})
+			return opened(t, reg, spec)
+		},
+		answers: func(address string) bool {
+			c.Settle()
+			mu.Lock()
+			defer mu.Unlock()
+			return on[address]
+		},
+		scarce: func(time.Time) { c.FailLaunches(2, "InsufficientInstanceCapacity") },
+	}
+}
+
+func opened(t *testing.T, reg drivers.Registration, spec any) drivers.Driver {
+	d, err := reg.New(drivers.Options{Pool: "p", Config: spec, Platform: drivers.Platform{OS: "linux", Arch: "amd64"}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Error(err)
+		panic(err)
+	}
+	return d
+}
+
+// cloudSim is one seed.
+type cloudSim struct {
+	t    *testing.T
+	d    *dice
+	dir  string
+	c    *realCloud
+	load time.Duration
+
+	mu    sync.Mutex
+	now   *lifetime
+	quiet bool
+	held  map[string]string // lease → machine, from the answer of its setup to its destroy
+}
+
+// lifetime is one incarnation of the runner: from its start to its kill.
+type lifetime struct {
+	m     *pool.Manager
+	store pool.Store
+	stop  context.CancelFunc
+	done  chan struct{}
+
+	mu    sync.Mutex
+	dead  bool
+	left  int // calls of the cloud until it is killed
+	after bool
+}
+
+func newCloudSim(t *testing.T, seed uint64, dir string, c *realCloud) *cloudSim {
+	return &cloudSim{t: t, d: newDice(seed), dir: dir, c: c, load: 40 * time.Minute, held: map[string]string{}}
+}
+
+// RoundTrip lets the runner's calls through while it lives.
+func (l *lifetime) RoundTrip(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+	l.mu.Lock()
+	dead := l.dead
+	l.left--
+	now := l.left == 0
+	l.mu.Unlock()
+	if dead {
+		return nil, errCrashed
+	}
+	if now && !l.after {
+		l.kill()
+		return nil, errCrashed
+	}
+	resp, err := next.RoundTrip(r)
+	if now {
+		l.kill()
+		return nil, errCrashed
+	}
+	return resp, err
+}
+
+// kill ends the runner at this moment: what it has written is there, and nothing
+// comes after.
+func (l *lifetime) kill() {
+	l.mu.Lock()
+	if l.dead {
+		l.mu.Unlock()
+		return
+	}
+	l.dead = true
+	l.mu.Unlock()
+	l.stop()
+	_ = l.store.Close() // the kernel does that
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// begin starts a runner.
+func (s *cloudSim) begin(ctx context.Context, n int) *lifetime {
+	st, db, err := storeSQLite(ctx, s.dir)
+	if err != nil {
+		s.t.Error(err)
+		panic(err)
+	}
+	_ = db.Close() // nobody looks past the store here
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l := &lifetime{store: st, stop: stop, done: make(chan struct{})}
+	s.mu.Lock()
+	quiet := s.quiet
+	s.mu.Unlock()
+	if !quiet {
+		l.left, l.after = 5+s.d.below(150, "kill", n), s.d.chance(.5, "kill-after", n)
+	}
+	next := fakecloud.Transport{Handler: s.c.handler}
+	client := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) { return l.RoundTrip(r, next) })}
+	agent := agentclient.NewMock(agentclient.MockConfig{Hook: func(_ context.Context, _ string, t pool.Target, _ string) error {
+		if !s.c.answers(t.Address) {
+			return errUnreachable
+		}
+		return nil
+	}})
+	warm := 2
+	if quiet {
+		warm = 0
+	}
+	m, err := pool.New(running, pool.ManagerConfig{
+		Store: st, Agent: agent, Solo: true, Log: slog.New(slog.DiscardHandler), Incarnation: fmt.Sprintf("runner-%d", n),
+		Pools: []pool.PoolConfig{{Name: "p", Driver: "cloud", Min: warm, Max: 8, Wait: 20 * time.Minute, SpecJSON: json.RawMessage(`{}`), Platform: drivers.Platform{OS: "linux", Arch: "amd64"}}},
+		Open: func(pool.PoolConfig) (pool.Opened, error) {
+			return pool.Opened{Client: drivers.NewClient(s.c.open(s.t, client), drivers.ClientOptions{Pool: "p", Type: "cloud"}), Zones: true}, nil
+		},
+	})
+	if err != nil {
+		stop()
+		_ = st.Close()
+		close(l.done)
+		if !errors.Is(err, errCrashed) {
+			s.t.Errorf("start: %v", err)
+		}
+		return l
+	}
+	l.m = m
+	go func() {
+		defer close(l.done)
+		_ = m.Run(running) // its store may be closed under it
+		l.kill()
+	}()
+	return l
+}
+
+// supervise starts the runner again whenever it has been killed.
+func (s *cloudSim) supervise(ctx context.Context) {
+	for n := 1; ctx.Err() == nil; n++ {
+		l := s.begin(ctx, n)
+		s.mu.Lock()
+		s.now = l
+		s.mu.Unlock()
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			l.kill()
+			<-l.done
+		}
+		_ = nap(ctx, time.Second+s.d.span(10*time.Second, "restart", n)) // an ended ctx ends the loop
+	}
+}
+
+func (s *cloudSim) runner() *pool.Manager {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now == nil || s.now.m == nil {
+		return nil
+	}
+	return s.now.m
+}
+
+// insist calls until it is done, as a caller does who is told of a failure.
+func (s *cloudSim) insist(ctx context.Context, what string, call func(ctx context.Context, m *pool.Manager) error) bool {
+	var last error
+	for try := range 200 {
+		if m := s.runner(); m != nil {
+			one, cancel := context.WithTimeout(ctx, 30*time.Minute)
+			last = call(one, m)
+			cancel()
+			if last == nil {
+				return true
+			}
+		}
+		if nap(ctx, min(time.Duration(try+1)*time.Second, time.Minute)) != nil {
+			break
+		}
+	}
+	s.t.Errorf("%s: given up: %v", what, last)
+	return false
+}
+
+// take is a setup; the machine is the lease's until its destroy is sent.
+func (s *cloudSim) take(ctx context.Context, r pool.SetupRequest) bool {
+	return s.insist(ctx, "setup "+r.ID, func(ctx context.Context, m *pool.Manager) error {
+		got, err := m.Setup(ctx, r)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for lease, name := range s.held {
+			if name == got.Instance.Name && lease != r.ID {
+				s.t.Errorf("%s has the machine of %s", r.ID, lease)
+			}
+		}
+		s.held[r.ID] = got.Instance.Name
+		return nil
+	})
+}
+
+func (s *cloudSim) give(ctx context.Context, id string, disks drivers.DiskPolicy) {
+	s.mu.Lock()
+	delete(s.held, id)
+	s.mu.Unlock()
+	s.insist(ctx, "destroy "+id, func(ctx context.Context, m *pool.Manager) error {
+		return m.Destroy(ctx, pool.DestroyRequest{Lease: id, Disks: disks})
+	})
+}
+
+// build is one stage.
+func (s *cloudSim) build(ctx context.Context, n int) {
+	id := fmt.Sprintf("build-%d", n)
+	_ = nap(ctx, s.d.span(s.load, "arrives", id)) // an ended ctx ends what follows
+	if s.take(ctx, pool.SetupRequest{ID: id, Kind: pool.Build, Pools: []string{"p"}, Body: bodyOf(id)}) {
+		_ = nap(ctx, s.d.span(5*time.Minute, "works", id)) // likewise
+	}
+	s.give(ctx, id, drivers.Keep)
+}
+
+// gitspace is one development machine that sleeps once.
+func (s *cloudSim) gitspace(ctx context.Context, n int) {
+	id := fmt.Sprintf("gitspace-%d", n)
+	_ = nap(ctx, s.d.span(s.load/2, "arrives", id)) // an ended ctx ends what follows
+	r := pool.SetupRequest{ID: id, Kind: pool.Gitspace, Pools: []string{"p"}, Body: bodyOf(id), Want: pool.Want{
+		Ports: []int{8080}, Storage: id + "-disk", StorageGiB: 10,
+	}}
+	if s.take(ctx, r) {
+		_ = nap(ctx, s.d.span(5*time.Minute, "works", id)) // likewise
+		s.insist(ctx, "suspend "+id, func(ctx context.Context, m *pool.Manager) error {
+			return m.Suspend(ctx, pool.SuspendRequest{Lease: id, Body: bodyOf(id)})
+		})
+		_ = nap(ctx, s.d.span(10*time.Minute, "sleeps", id)) // likewise
+		s.take(ctx, r)
+	}
+	s.give(ctx, id, drivers.Delete)
+}
+
+// trouble has the cloud misbehave now and then.
+func (s *cloudSim) trouble(ctx context.Context) {
+	effects := []fakecloud.Effect{fakecloud.Refuse, fakecloud.Lose, fakecloud.Drop, fakecloud.HangAfter, fakecloud.Slow}
+	for n := 0; nap(ctx, 10*time.Second+s.d.span(time.Minute, "trouble", n)) == nil; n++ {
+		if s.d.chance(.15, "scarce", n) {
+			s.c.scarce(time.Now().Add(s.d.span(10*time.Minute, "scarce-for", n)))
+			continue
+		}
+		s.c.faults.Add(fakecloud.Fault{
+			Method: s.c.methods[s.d.below(len(s.c.methods), "method", n)], Times: 1 + s.d.below(3, "times", n),
+			Effect: effects[s.d.below(len(effects), "effect", n)], For: s.d.span(20*time.Second, "slow", n),
+		})
+	}
+}
+
+// watch looks whether what is in use is there.
+func (s *cloudSim) watch(ctx context.Context) {
+	for nap(ctx, 20*time.Second) == nil {
+		s.mu.Lock()
+		held := make(map[string]string, len(s.held))
+		for lease, name := range s.held {
+			held[lease] = name
+		}
+		s.mu.Unlock()
+		there := map[string]bool{}
+		for _, thing := range s.c.living() {
+			if thing.Kind == "instance" {
+				there[nameOf(thing)] = true
+			}
+		}
+		s.mu.Lock()
+		for lease, name := range held {
+			if !there[name] && s.held[lease] == name {
+				s.t.Errorf("the machine %s of %s was ended while it was in use", name, lease)
+				delete(s.held, lease)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// nameOf is a machine's name, which EC2 has as a tag.
+func nameOf(t fakecloud.Thing) string {
+	if name := t.Tags["Name"]; name != "" {
+		return name
+	}
+	return t.Name
+}
+
+func (s *cloudSim) run() {
+	ctx, stop := context.WithCancel(s.t.Context())
+	var loops, load sync.WaitGroup
+	loops.Go(func() { s.supervise(ctx) })
+	loops.Go(func() { s.watch(ctx) })
+	troubled, calm := context.WithCancel(ctx)
+	loops.Go(func() { s.trouble(troubled) })
+	for n := range 24 {
+		load.Go(func() { s.build(ctx, n) })
+	}
+	for n := range 4 {
+		load.Go(func() { s.gitspace(ctx, n) })
+	}
+	load.Wait()
+	calm()
+	s.c.faults.Clear()
+	s.mu.Lock()
+	s.quiet = true
+	s.now.kill() // the next one keeps nothing warm, and is not killed
+	s.mu.Unlock()
+	left := s.c.living()
+	for end := time.Now().Add(12 * time.Hour); time.Now().Before(end); {
+		if left = machinesAndDisks(s.c.living()); len(left) == 0 {
+			break
+		}
+		if nap(ctx, time.Minute) != nil {
+			break
+		}
+	}
+	for _, thing := range left {
+		s.t.Errorf("left behind: %s %s %s made %s %v", thing.Kind, thing.Name, thing.Zone, thing.Made, thing.Tags)
+	}
+	stop()
+	loops.Wait()
+}
+
+func machinesAndDisks(things []fakecloud.Thing) []fakecloud.Thing {
+	var out []fakecloud.Thing
+	for _, t := range things {
+		switch t.Kind {
+		case "firewall", "security-group", "security group":
+		default:
+			out = append(out, t)
+		}
+	}
+	return out
+}
