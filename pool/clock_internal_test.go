@@ -33,12 +33,12 @@ func TestWhatWasWrittenBeforeTheClockWasSetBackHoldsNothingUp(t *testing.T) {
 
 	sc := newScope("s", true)
 	row := Instance{ID: "i", Since: before}
-	first := sc.entered(row, now)
-	if !first.Equal(now) || !sc.entered(row, now.Add(time.Minute)).Equal(now) {
+	first := sc.entered(row.ID, row.Since, now)
+	if !first.Equal(now) || !sc.entered(row.ID, row.Since, now.Add(time.Minute)).Equal(now) {
 		t.Errorf("the row entered its state at %s, want when it was first seen, %s", first, now)
 	}
 	row.Since = now.Add(2 * time.Minute)
-	if got := sc.entered(row, now.Add(3*time.Minute)); !got.Equal(row.Since) {
+	if got := sc.entered(row.ID, row.Since, now.Add(3*time.Minute)); !got.Equal(row.Since) {
 		t.Errorf("a later transition counts from %s, want its own time", got)
 	}
 }
@@ -54,13 +54,13 @@ func TestASweeperNoticesDeathsAfterTheClockWasSetBack(t *testing.T) {
 	}
 	sc := newScope("s", true)
 	row := Instance{ID: "i", Since: before}
-	if got := sc.entered(row, before.Add(time.Minute)); !got.Equal(before) {
+	if got := sc.entered(row.ID, row.Since, before.Add(time.Minute)); !got.Equal(before) {
 		t.Errorf("while the clock is right it entered its state at %s, want %s", got, before)
 	}
 	if sc.missed(row, listed(before.Add(time.Minute)), before.Add(time.Minute)) {
 		t.Error("missing after one listing")
 	}
-	if got := sc.entered(row, now); !got.Equal(now) {
+	if got := sc.entered(row.ID, row.Since, now); !got.Equal(now) {
 		t.Errorf("after the clock was set back it entered its state at %s, want %s", got, now)
 	}
 	for n := 1; n <= 2; n++ {

@@ -29,7 +29,12 @@ type Disk struct {
 	Controller string
 	// Created is when the row was written, Seen when a listing last had it.
 	Created, Seen time.Time
-	// Doomed is since when its owner wants it deleted; zero: it is to be kept.
+	// Used is since when something may be on it: since a machine with it was
+	// proven, or a listing had it that nobody here had made. Zero: it is empty, and
+	// its gitspace may as well have another elsewhere.
+	Used time.Time
+	// Doomed is since when its owner wants it deleted; zero: it is to be kept. A
+	// machine on its way out may have it still.
 	Doomed time.Time
 }
 

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -226,6 +227,74 @@ func TestADiskTheCloudDoesNotDeleteIsTriedForEver(t *testing.T) {
 			t.Errorf("still there: %+v", d)
 		}
 		e.wantReason("disk_deleted")
+	})
+}
+
+// A setup that came to nothing has left its disk with a machine that is still on
+// its way out when the owner gives everything up.
+func TestADestroyWaitsForAnEarlierMachineThatHasTheDisk(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", max: 9, cfg: noop.Config{DestroyDelay: 2 * time.Minute}}, {name: "q", max: 9, cfg: noop.Config{Capacity: otherAccount}}}
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, name string) error {
+			if op == "create" && strings.HasPrefix(name, "runner-q") {
+				return fmt.Errorf("%w: quota CPUS exceeded", drivers.ErrQuota)
+			}
+			return nil
+		}}
+		e.hook = func(_ context.Context, op string, _ pool.Target, _ string) error {
+			if op == "healthz" || op == "health" {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		e.start()
+		ask := e.space("g", "home")
+		ask.Pools = []string{"p", "q"}
+		if _, err := e.m.Setup(t.Context(), ask); err == nil {
+			t.Fatal("set up without an agent")
+		}
+		if d, there := e.disk("home"); !there || d.AttachedTo == "" {
+			t.Fatalf("the disk of a machine on its way out: %+v", d)
+		}
+		if err := e.m.Destroy(t.Context(), pool.DestroyRequest{Lease: "g", Disks: drivers.Delete}); err != nil {
+			t.Fatal(err)
+		}
+		if left := e.world.Disks(); len(left) != 0 {
+			t.Errorf("answered, and there is %+v", left)
+		}
+	})
+}
+
+// A disk that nothing was ever written on does not keep its gitspace from
+// another pool; one with work on it does, whatever is tried first.
+func TestAGitspaceIsWhereItsWorkIs(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", max: 9, cfg: noop.Config{Capacity: otherAccount}}, {name: "q", max: 9}}
+		sick := "p"
+		e.hook = func(_ context.Context, op string, tg pool.Target, _ string) error {
+			if (op == "healthz" || op == "health") && strings.HasPrefix(tg.Identity.Hostname, "runner-"+sick) {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		e.start()
+		ask := e.space("g", "home")
+		ask.Pools = []string{"p", "q"}
+		first := e.mustSetup(ask).Instance
+		if first.Pool != "q" {
+			t.Fatalf("served by %s, whose agents do not answer", first.Pool)
+		}
+		e.destroy("g")
+		sick = "none"
+		if again := e.mustSetup(ask).Instance; again.Pool != "q" {
+			t.Errorf("the next machine is in %s, with an empty disk", again.Pool)
+		}
+		if err := e.m.Destroy(t.Context(), pool.DestroyRequest{Lease: "g", Disks: drivers.Delete}); err != nil {
+			t.Fatal(err)
+		}
+		if left := slices.Concat(e.world.Disks(), e.other.Disks()); len(left) != 0 {
+			t.Errorf("disks left: %+v", left)
+		}
 	})
 }
 

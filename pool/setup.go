@@ -365,7 +365,10 @@ func (m *Manager) choices(r SetupRequest) ([]Choice, []Cause) {
 // choicesOf are the choices in which also the disks that are there can be had.
 func (m *Manager) choicesOf(ctx context.Context, r SetupRequest) ([]Choice, []Cause, error) {
 	choices, causes := m.choices(r)
-	choices, more, err := m.nearDisks(ctx, r, choices)
+	if r.Kind != Gitspace {
+		return choices, causes, nil
+	}
+	choices, more, err := m.nearDisks(ctx, r.ID, r.Want, choices)
 	return choices, append(causes, more...), err
 }
 
@@ -524,9 +527,13 @@ func (s *setup) takeBack(ctx context.Context) error {
 // coldStart asks each pool in turn for a machine of the lease's own.
 func (s *setup) coldStart(ctx context.Context) error {
 	m := s.m
-	capped := len(s.lease.Choices) > 0
 	defer func() { s.asked = true }()
-	for _, c := range s.lease.Choices {
+	choices, err := s.choicesLeft(ctx)
+	if err != nil {
+		return err
+	}
+	capped := len(choices) > 0
+	for _, c := range choices {
 		if m.pools[c.Pool] == nil {
 			continue
 		}
@@ -563,6 +570,16 @@ func (s *setup) coldStart(ctx context.Context) error {
 		return s.giveUp(ctx)
 	}
 	return s.reread(ctx)
+}
+
+// choicesLeft are those of the lease's choices in which its disks can be had: an
+// earlier machine of this setup may have made them.
+func (s *setup) choicesLeft(ctx context.Context) ([]Choice, error) {
+	if s.lease.Kind != Gitspace || s.lease.Want.Storage == "" {
+		return s.lease.Choices, nil
+	}
+	left, _, err := s.m.nearDisks(ctx, s.lease.ID, s.lease.Want, s.lease.Choices)
+	return left, err
 }
 
 // diskRefused handles a disk that is not to be had: that of the lease's own

@@ -42,42 +42,46 @@ func (m *Manager) diskSpecs(ctx context.Context, inst Instance) ([]drivers.DiskS
 }
 
 // nearDisks keeps of the choices those in which the disks a gitspace asks for
-// can be had, each with their zone: where a disk is, its machine is made.
-func (m *Manager) nearDisks(ctx context.Context, r SetupRequest, choices []Choice) ([]Choice, []Cause, error) {
-	if r.Kind != Gitspace {
-		return choices, nil, nil
-	}
+// can be had, each with their zone: where a disk is, its machine is made. An
+// empty disk, left by a machine that never came to be, binds to no pool.
+func (m *Manager) nearDisks(ctx context.Context, lease string, w Want, choices []Choice) ([]Choice, []Cause, error) {
 	var causes []Cause
 	no := func(c Choice, format string, a ...any) {
 		causes = append(causes, Cause{Pool: c.Pool, Phase: "claim", Kind: "disk", Message: fmt.Sprintf(format, a...)})
 	}
-	for _, name := range StorageNames(r.Want.Storage) {
+	for _, name := range StorageNames(w.Storage) {
 		rows, err := m.store.Disks(ctx, DiskQuery{Name: name})
 		if err != nil {
-			return nil, nil, fmt.Errorf("setup %s: %w", r.ID, err)
+			return nil, nil, fmt.Errorf("setup %s: %w", lease, err)
 		}
-		there := func(c Choice) int {
-			scope := m.scopeOf(c)
-			return slices.IndexFunc(rows, func(d Disk) bool { return d.Scope == scope })
+		in := func(c Choice, d Disk) bool { return d.Scope == m.scopeOf(c) }
+		// The lease's own decides, and else any that can be reached from here.
+		bound := slices.DeleteFunc(slices.Clone(rows), func(d Disk) bool { return d.Used.IsZero() })
+		if own := slices.DeleteFunc(slices.Clone(bound), func(d Disk) bool { return d.LeaseID != lease }); len(own) > 0 {
+			bound = own
+		} else {
+			bound = slices.DeleteFunc(bound, func(d Disk) bool {
+				return !slices.ContainsFunc(choices, func(c Choice) bool { return in(c, d) })
+			})
 		}
-		ours := slices.IndexFunc(rows, func(d Disk) bool { return d.LeaseID == r.ID })
-		known := ours >= 0 || slices.ContainsFunc(choices, func(c Choice) bool { return there(c) >= 0 })
+		if len(bound) > 0 {
+			rows = bound
+		}
 		var left []Choice
 		for _, c := range choices {
-			i := there(c)
+			i := slices.IndexFunc(rows, func(d Disk) bool { return in(c, d) })
 			switch {
-			case i < 0 && known && ours >= 0:
-				no(c, "disk %s is in %s, where this pool makes no machines", name, rows[ours].Scope)
-			case i < 0 && known:
-				no(c, "disk %s is elsewhere", name)
-			case i >= 0 && rows[i].Zone != "" && c.Zone != "" && c.Zone != rows[i].Zone:
+			case i < 0 && len(bound) > 0:
+				no(c, "disk %s is in %s, where this pool makes no machines", name, bound[0].Scope)
+				continue
+			case i < 0 || rows[i].Zone == "":
+			case c.Zone != "" && c.Zone != rows[i].Zone:
 				no(c, "disk %s is in zone %s and cannot be had in zone %s; ask for its zone, or for none", name, rows[i].Zone, c.Zone)
+				continue
 			default:
-				if i >= 0 && rows[i].Zone != "" {
-					c.Zone = rows[i].Zone
-				}
-				left = append(left, c)
+				c.Zone = rows[i].Zone
 			}
+			left = append(left, c)
 		}
 		choices = left
 	}
@@ -100,21 +104,25 @@ func (m *Manager) scopeOf(c Choice) string {
 // owner waits; afterwards each sweep tries.
 const diskTry = 5 * time.Second
 
-// deleteDisks ends the detached disks of a lease, and those a caller names that
-// the store has lost, and returns when the clouds have done it.
+// deleteDisks ends the disks of a lease that no lease's machine has, and those a
+// caller names that the store has lost, and returns when the clouds have done it.
 func (m *Manager) deleteDisks(ctx context.Context, r DestroyRequest, until time.Time) error {
-	now := m.stamp()
-	doomed, err := m.store.DoomDisks(ctx, Doom{Lease: r.Lease, Now: now})
+	doomed, err := m.doomDisks(ctx, r)
+	for _, d := range doomed {
+		if err == nil && d.Instance != "" {
+			err = m.awaitDetached(ctx, d, until)
+		}
+	}
+	if err == nil {
+		// As they are now that their machines are gone.
+		doomed, err = m.doomDisks(ctx, r)
+	}
 	if err != nil {
 		return fmt.Errorf("destroy %s: %w", r.Lease, err)
 	}
-	named, err := m.doomNamed(ctx, r, now)
-	if err != nil {
-		return fmt.Errorf("destroy %s: %w", r.Lease, err)
-	}
-	for _, d := range append(doomed, named...) {
-		for {
-			err := m.deleteDisk(ctx, d)
+	for _, d := range doomed {
+		for d.Instance == "" {
+			err := m.deleteDisk(ctx, d, d.Doomed)
 			if err == nil {
 				break
 			}
@@ -128,6 +136,28 @@ func (m *Manager) deleteDisks(ctx context.Context, r DestroyRequest, until time.
 				return context.Cause(ctx)
 			}
 		}
+	}
+	return nil
+}
+
+// doomDisks gives up the disks that a destroy is about, those that an earlier
+// machine of the lease still has on its way out included.
+func (m *Manager) doomDisks(ctx context.Context, r DestroyRequest) ([]Disk, error) {
+	now := m.stamp()
+	doomed, err := m.store.DoomDisks(ctx, Doom{Lease: r.Lease, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	named, err := m.doomNamed(ctx, r, now)
+	return append(doomed, named...), err
+}
+
+// awaitDetached waits until the machine is gone that has a doomed disk still. One
+// that is held waits for who holds it, and its disk with it.
+func (m *Manager) awaitDetached(ctx context.Context, d Disk, until time.Time) error {
+	err := m.awaitInstance(ctx, d.Instance, until.Sub(m.now()), "destroy", func(i Instance) bool { return i.Held || i.State == Gone })
+	if err != nil {
+		return fmt.Errorf("disk %s is deleted after its machine: %w", d.Name, err)
 	}
 	return nil
 }
@@ -196,8 +226,9 @@ func learned(scope string, d drivers.Disk, at time.Time) Disk {
 }
 
 // deleteDisk deletes one doomed disk and then its row: once a listing shows
-// whose it is, and the gate allows it.
-func (m *Manager) deleteDisk(ctx context.Context, d Disk) error {
+// whose it is, and the gate allows it. That it is not there says a listing that
+// began after since.
+func (m *Manager) deleteDisk(ctx context.Context, d Disk, since time.Time) error {
 	sc := m.scopes[d.Scope]
 	if sc == nil {
 		return fmt.Errorf("%w: nothing is open for scope %q", ErrNotFound, d.Scope)
@@ -209,7 +240,7 @@ func (m *Manager) deleteDisk(ctx context.Context, d Disk) error {
 	i := slices.IndexFunc(l.Disks, func(have drivers.Disk) bool {
 		return have.Name == d.Name && (d.Zone == "" || have.Zone == "" || have.Zone == d.Zone)
 	})
-	if i < 0 && (!l.Complete || l.At.Before(d.Doomed) || m.distrustsClock()) {
+	if i < 0 && (!l.Complete || l.At.Before(since) || m.distrustsClock()) {
 		return fmt.Errorf("%w: %s could not be listed completely, or only as it was before", ErrUnavailable, d.Scope)
 	}
 	if i >= 0 {
@@ -255,8 +286,8 @@ const (
 )
 
 // sweepDisks learns the disks a listing shows, drops the rows of those that are
-// gone, and tries on to delete the doomed.
-func (m *Manager) sweepDisks(ctx context.Context, sc *scope, l listing) error {
+// gone, and tries on to delete the doomed, which it adds to what was seen.
+func (m *Manager) sweepDisks(ctx context.Context, sc *scope, l listing, seen map[string]bool) error {
 	rows, err := m.store.Disks(ctx, DiskQuery{Scope: sc.key})
 	if err != nil {
 		return err
@@ -282,7 +313,9 @@ func (m *Manager) sweepDisks(ctx context.Context, sc *scope, l listing) error {
 		listed := slices.ContainsFunc(l.Disks, func(d drivers.Disk) bool { return d.Name == row.Name })
 		switch {
 		case !row.Doomed.IsZero():
-			if err := m.deleteDisk(tn.ctx, row); err != nil && tn.ctx.Err() == nil {
+			id := "disk " + row.Name + " " + row.Zone
+			seen[id] = true
+			if err := m.deleteDisk(tn.ctx, row, sc.entered(id, row.Doomed, m.stamp())); err != nil && tn.ctx.Err() == nil {
 				m.log.Warn("disk not deleted yet, tried again", "disk", row.Name, "pool", row.Pool, "lease", row.LeaseID, "err", err)
 			}
 		case !listed && l.Complete && !row.Seen.IsZero() && l.At.Sub(row.Seen) > diskSeen+diskUnseen:

@@ -181,8 +181,10 @@ type Store interface {
 	// row of that scope and name whose zone is the same or unknown, or a new row
 	// of a detached disk if there is none.
 	SaveDisk(ctx context.Context, d Disk) error
-	// DoomDisks marks detached disks to be deleted and returns them, those that
-	// were marked before included. One that a machine has is left alone.
+	// DoomDisks marks disks to be deleted and returns them, those that were marked
+	// before included: detached ones, and those of machines that no lease holds,
+	// which are to be deleted once their machine is gone. One that a lease's machine
+	// has is left alone.
 	DoomDisks(ctx context.Context, d Doom) ([]Disk, error)
 	// DropDisk removes the row of a detached disk that is gone. No row, or one
 	// that a machine has by now, is no error and left alone.

@@ -27,7 +27,7 @@ type scope struct {
 	// The sweeper's memory, used by its goroutine only.
 	strangers map[string]*sighting // machines and disks without a row, by subject
 	missing   map[string]*absence  // rows without a machine, by instance id
-	entries   map[string]entry     // when rows entered their states, by instance id
+	entries   map[string]entry     // when rows entered their states, by instance id or disk
 	told      string               // the last problem that was logged
 	report    scopeReport          // guarded by mu
 }
@@ -64,7 +64,7 @@ func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
 		a = &absence{since: row.Since, first: now}
 		sc.missing[row.ID] = a
 	}
-	if l.Complete && l.At.After(sc.entered(row, now)) && l.At.After(a.listed) {
+	if l.Complete && l.At.After(sc.entered(row.ID, row.Since, now)) && l.At.After(a.listed) {
 		a.listed = l.At
 		a.times++
 	}
@@ -72,17 +72,17 @@ func (sc *scope) missed(row Instance, l listing, now time.Time) (enough bool) {
 }
 
 // entry is the earliest time at which a row was seen here in the state it
-// entered at since.
+// entered at since, a disk's as doomed since then.
 type entry struct{ since, seen time.Time }
 
 // entered is when the row's last transition was, as far as listings are to be
 // compared with it: if the clock was set back since then, when this sweeper
 // first saw the row after that.
-func (sc *scope) entered(row Instance, now time.Time) time.Time {
-	e, known := sc.entries[row.ID]
-	if !known || !e.since.Equal(row.Since) || now.Before(e.seen) {
-		e = entry{since: row.Since, seen: now}
-		sc.entries[row.ID] = e
+func (sc *scope) entered(id string, since, now time.Time) time.Time {
+	e, known := sc.entries[id]
+	if !known || !e.since.Equal(since) || now.Before(e.seen) {
+		e = entry{since: since, seen: now}
+		sc.entries[id] = e
 	}
 	if e.seen.Before(e.since) {
 		return e.seen
@@ -316,7 +316,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			continue // another replica sweeps it
 		}
 		seen[row.ID] = true
-		entered := sc.entered(row, now)
+		entered := sc.entered(row.ID, row.Since, now)
 		mach, listed := l.byName[row.Name]
 		// Nobody here has put a warm machine to sleep: a claim would find it
 		// dead, and until then it costs its disk for nothing.
@@ -340,12 +340,13 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 			delete(sc.missing, id)
 		}
 	}
+	err = m.sweepDisks(ctx, sc, l, seen)
 	for id := range sc.entries {
 		if !seen[id] {
 			delete(sc.entries, id)
 		}
 	}
-	if err := m.sweepDisks(ctx, sc, l); err != nil {
+	if err != nil {
 		return err
 	}
 	return m.sweepStrangers(sc, l, rows)

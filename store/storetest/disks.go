@@ -131,10 +131,49 @@ var diskTests = []test{
 		}
 		h.equal("when it was doomed", h.disk("home"), first[0])
 	}},
+	{"a wish dooms what a machine on its way out has, and its end keeps to it", func(h *harness) {
+		h.pools(9, "a")
+		l, i, err := h.space("space-1", "a", "home")
+		h.no(err)
+		_, err = h.requeue(l, false, pool.Choice{Pool: "a"})
+		h.no(err)
+		h.end("space-1")
+		doomed, err := h.DoomDisks(h.ctx, pool.Doom{Lease: "space-1", Now: h.tick()})
+		h.no(err)
+		if len(doomed) != 1 || doomed[0].Instance != i.ID || !doomed[0].Doomed.Equal(h.now) {
+			h.Fatalf("doomed: %+v", doomed)
+		}
+		at := h.now
+		none, err := h.Disks(h.ctx, pool.DiskQuery{Doomed: true})
+		h.no(err)
+		h.equal("to be deleted before the machine is gone", len(none), 0)
+		h.gone(i.ID)
+		if d := h.disk("home"); d.Instance != "" || !d.Doomed.Equal(at) {
+			h.Fatalf("after its machine: %+v", d)
+		}
+	}},
+	{"a disk is used from when its machine is proven, or from a listing on", func(h *harness) {
+		h.pools(9, "a")
+		_, i, err := h.space("space-1", "a", "home")
+		h.no(err)
+		_, err = h.Accepted(h.ctx, pool.Acceptance{ID: i.ID, Zone: "zone-b", Now: h.tick()})
+		h.no(err)
+		h.equal("accepted", h.disk("home").Used.IsZero(), true)
+		h.prove(i)
+		at := h.now
+		h.equal("proven", h.disk("home").Used.Equal(at), true)
+		h.end("space-1")
+		h.gone(i.ID)
+		_, i, err = h.space("space-1", "a", "home")
+		h.no(err)
+		h.prove(h.accept(i))
+		h.equal("proven again", h.disk("home").Used.Equal(at), true)
+	}},
 	{"what listings say of disks is learned, and takes nothing from anybody", func(h *harness) {
 		h.pools(9, "a")
 		learned := pool.Disk{Scope: "noop:a", Name: "home", Zone: "zone-c", Pool: "a", LeaseID: "space-1", SizeGiB: 7, Created: h.tick(), Seen: h.now}
 		h.no(h.SaveDisk(h.ctx, learned))
+		learned.Used = h.now // nobody here knows what is on it
 		h.equal("learned", h.disk("home"), learned)
 		_, i, err := h.space("space-1", "a", "home", "cache")
 		h.no(err)

@@ -12,12 +12,12 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-const diskColumns = `scope, name, zone, pool, lease_id, attached_to, size_gib, created, seen, type, controller, doomed`
+const diskColumns = `scope, name, zone, pool, lease_id, attached_to, size_gib, created, seen, type, controller, used, doomed`
 
 func diskFields(d *pool.Disk) []any {
 	return []any{
 		&d.Scope, &d.Name, &d.Zone, &d.Pool, &d.LeaseID, &d.Instance, (*number)(&d.SizeGiB), (*stamp)(&d.Created),
-		(*stamp)(&d.Seen), &d.Type, &d.Controller, (*stamp)(&d.Doomed),
+		(*stamp)(&d.Seen), &d.Type, &d.Controller, (*stamp)(&d.Used), (*stamp)(&d.Doomed),
 	}
 }
 
@@ -58,6 +58,7 @@ func (t txn) attach(ctx context.Context, i *instance, wanted []pool.Disk, now ti
 		}
 		if !found {
 			d.Scope, d.Pool, d.LeaseID, d.Instance, d.Created, d.Doomed = i.Scope, i.Pool, i.LeaseID, i.ID, now, time.Time{}
+			d.Used = time.Time{}
 			if d.Zone == "" {
 				d.Zone = i.Zone
 			}
@@ -93,7 +94,7 @@ func (t txn) detached(ctx context.Context, d pool.Disk, instance string) error {
 
 func (t txn) insertDisk(ctx context.Context, d pool.Disk) error {
 	return must(t.Exec(ctx, InsertDisk, d.Scope, d.Name, clean(d.Zone), clean(d.Pool), d.LeaseID, d.Instance, int64(d.SizeGiB),
-		ms(d.Created), ms(d.Seen), clean(d.Type), clean(d.Controller), ms(d.Doomed)))
+		ms(d.Created), ms(d.Seen), clean(d.Type), clean(d.Controller), ms(d.Used), ms(d.Doomed)))
 }
 
 // placeDisks records where a machine that was accepted, and so its disks, are.
@@ -105,8 +106,17 @@ func (t txn) placeDisks(ctx context.Context, i *instance) error {
 	return err
 }
 
+// useDisks records that a machine begins to serve, and so to write on its disks.
+func (t txn) useDisks(ctx context.Context, i *instance) error {
+	if i.StorageID == "" {
+		return nil
+	}
+	_, err := t.Exec(ctx, UseDisks, ms(i.Since), i.ID)
+	return err
+}
+
 // detach lets go of the disks of a machine that is gone: they stay as they are,
-// or are to be deleted.
+// or are to be deleted: at the wish of its own destroy, or of an earlier one.
 func (t txn) detach(ctx context.Context, i *instance) error {
 	if i.StorageID == "" {
 		return nil
@@ -164,7 +174,7 @@ func (t txn) learn(ctx context.Context, d pool.Disk) error {
 	if err != nil || n > 0 {
 		return err
 	}
-	d.Instance, d.Doomed = "", time.Time{}
+	d.Instance, d.Used, d.Doomed = "", d.Seen, time.Time{}
 	return t.insertDisk(ctx, d)
 }
 

@@ -211,6 +211,9 @@ func (t txn) prove(ctx context.Context, i *instance, p pool.Proof) (*lease, erro
 			}
 			i.enter(pool.Leased, now, leaseDue)
 			i.Kind, i.bound = l.Kind, true
+			if err := t.useDisks(ctx, i); err != nil {
+				return nil, err
+			}
 			return l, t.bindInstance(ctx, i)
 		case i.Kind == pool.Gitspace:
 			// Made with somebody's disks: of no use to others.

@@ -100,6 +100,7 @@ const (
 	InsertDisk
 	AttachDisk
 	PlaceDisks
+	UseDisks
 	DetachDisks
 	SeeDisk
 	DoomDisksOf
@@ -126,6 +127,10 @@ const freeFits = `SELECT id FROM instances
 	AND (CAST($8 AS TEXT) = '' OR zone = CAST($8 AS TEXT)) AND (deadline = 0 OR deadline >= $9)
 	AND NOT EXISTS (SELECT 1 FROM tombstones WHERE lease_id = CAST($10 AS TEXT) AND until > $1)
 	ORDER BY state DESC, created, id LIMIT 1`
+
+// unheldDisk says that no lease holds the machine a disk is attached to: it is on
+// its way out. A machine that is not seen yet is somebody's.
+const unheldDisk = `EXISTS (SELECT 1 FROM instances AS i WHERE i.id = disks.attached_to AND i.bound = 0)`
 
 // Claim is the claim with the given way of locking the machine it chose.
 func Claim(lock string) string { return claim("$4", lock, "") }
@@ -280,18 +285,20 @@ func Portable() Statements {
 
 		// Of rows in several zones, one that a machine has comes first.
 		SelectDisk: `SELECT ` + diskColumns + ` FROM disks WHERE scope = $1 AND name = $2 ORDER BY attached_to DESC, seen DESC, zone LIMIT 1`,
-		InsertDisk: `INSERT INTO disks (` + diskColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		InsertDisk: `INSERT INTO disks (` + diskColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 		AttachDisk: `UPDATE disks SET pool = $1, lease_id = $2, attached_to = $3 WHERE scope = $4 AND zone = $5 AND name = $6`,
 		// The disk decides where its machine is made, so the machine's zone is its.
 		PlaceDisks: `UPDATE disks SET zone = $1 WHERE attached_to <> '' AND attached_to = $2 AND zone <> $1 AND NOT EXISTS
 	(SELECT 1 FROM disks AS d WHERE d.scope = disks.scope AND d.zone = $1 AND d.name = disks.name)`,
-		DetachDisks: `UPDATE disks SET attached_to = '', doomed = $1 WHERE attached_to <> '' AND attached_to = $2`,
+		UseDisks: `UPDATE disks SET used = $1 WHERE attached_to <> '' AND attached_to = $2 AND used = 0`,
+		DetachDisks: `UPDATE disks SET attached_to = '', doomed = CASE WHEN doomed = 0 THEN $1 ELSE doomed END
+	WHERE attached_to <> '' AND attached_to = $2`,
 		SeeDisk: `UPDATE disks SET zone = $1, size_gib = CASE WHEN CAST($2 AS BIGINT) > 0 THEN $2 ELSE size_gib END, seen = $3
 	WHERE scope = $4 AND name = $5 AND zone IN ('', $1)`,
 		DoomDisksOf: `UPDATE disks SET doomed = CASE WHEN doomed = 0 THEN $1 ELSE doomed END
-	WHERE lease_id <> '' AND lease_id = $2 AND attached_to = '' RETURNING ` + diskColumns,
+	WHERE lease_id <> '' AND lease_id = $2 AND (attached_to = '' OR ` + unheldDisk + `) RETURNING ` + diskColumns,
 		DoomDisk: `UPDATE disks SET doomed = CASE WHEN doomed = 0 THEN $1 ELSE doomed END
-	WHERE scope = $2 AND name = $3 AND lease_id IN ('', $4) AND attached_to = '' RETURNING ` + diskColumns,
+	WHERE scope = $2 AND name = $3 AND lease_id IN ('', $4) AND (attached_to = '' OR ` + unheldDisk + `) RETURNING ` + diskColumns,
 		DropDisk: `DELETE FROM disks WHERE scope = $1 AND zone = $2 AND name = $3 AND attached_to = ''`,
 
 		PurgeInstances: `DELETE FROM instances WHERE id IN

@@ -1,8 +1,10 @@
 -- +goose Up
--- What a disk is made as, whose tags it carries if not this store's, and since
--- when its owner wants it deleted (0: it is to be kept).
+-- What a disk is made as, whose tags it carries if not this store's, since when
+-- something may be on it (0: no machine with it was ever proven), and since when
+-- its owner wants it deleted (0: it is to be kept).
 ALTER TABLE disks ADD COLUMN type       TEXT COLLATE "C" NOT NULL DEFAULT '';
 ALTER TABLE disks ADD COLUMN controller TEXT COLLATE "C" NOT NULL DEFAULT '';
+ALTER TABLE disks ADD COLUMN used       BIGINT  NOT NULL DEFAULT 0;
 ALTER TABLE disks ADD COLUMN doomed     BIGINT  NOT NULL DEFAULT 0;
 CREATE INDEX disks_named    ON disks (scope, name);
 CREATE INDEX disks_attached ON disks (attached_to) WHERE attached_to <> '';

@@ -12,7 +12,7 @@ CREATE TABLE disks (
 	attached_to   TEXT    NOT NULL,
 	size_gib      INTEGER NOT NULL,
 	created       INTEGER NOT NULL,
-	seen          INTEGER NOT NULL, type       TEXT    NOT NULL DEFAULT '', controller TEXT    NOT NULL DEFAULT '', doomed     INTEGER NOT NULL DEFAULT 0,
+	seen          INTEGER NOT NULL, type       TEXT    NOT NULL DEFAULT '', controller TEXT    NOT NULL DEFAULT '', used       INTEGER NOT NULL DEFAULT 0, doomed     INTEGER NOT NULL DEFAULT 0,
 	PRIMARY KEY (scope, zone, name)
 ) STRICT;
 CREATE INDEX disks_attached ON disks (attached_to) WHERE attached_to <> '';
