@@ -33,7 +33,7 @@ bench: ## measure, and write docs/performance.md: COUNT=10 for benchstat, ONLY=e
 fuzz: ## fuzz every parser for FUZZTIME each (30s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-sim: ## the simulation: SEEDS=2000, or SEED=k VERBOSE=1 to see one again; RACE=1, POSTGRES=1
+sim: ## the simulation: SEEDS=2000, or SEED=k VERBOSE=1 to see one again; RACE=1, POSTGRES=1, CLOUDS=1
 	@scripts/sim.sh
 
 chaos: ## kill, stop and starve the real runner under load, and audit: KILLS=100 SEED= MODES= JSON=

@@ -299,6 +299,10 @@ type Instance struct {
 	Port    int
 	// Reason is the cloud's own word on a dead machine, "" if it has none.
 	Reason string
+	// Err is the kind of what a dead machine ended of, where that is not its own
+	// doing: [ErrCapacity] of one that was accepted and then found no room, for
+	// one. Nil if nothing is known.
+	Err error
 }
 
 // Disk is a persistent disk as a cloud reports it.

@@ -161,6 +161,15 @@ func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health
 // errDead is a machine that ended by itself.
 var errDead = errors.New("the machine has ended by itself")
 
+// deathOf is a dead machine as an error, of the kind its cloud gives.
+func deathOf(mach drivers.Instance) error {
+	why := cmp.Or(mach.Reason, "the cloud gives no reason")
+	if mach.Err != nil {
+		return fmt.Errorf("%w: %w: %s", errDead, mach.Err, why)
+	}
+	return fmt.Errorf("%w: %s", errDead, why)
+}
+
 // unseen is how many complete listings may lack a machine the cloud accepted.
 const unseen = 5
 
@@ -177,7 +186,7 @@ func (m *Manager) locate(ctx context.Context, rt *runtime, inst Instance) (drive
 		if err == nil {
 			switch {
 			case ok && found.Status == drivers.StatusDead:
-				return found, fmt.Errorf("%w: %s", errDead, cmp.Or(found.Reason, "the cloud gives no reason"))
+				return found, deathOf(found)
 			case ok && found.Address != "" && (found.Status == drivers.StatusRunning || found.Status == drivers.StatusPaused):
 				return found, nil
 			case !ok && complete:

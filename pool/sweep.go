@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -326,7 +325,7 @@ func (m *Manager) sweep(ctx context.Context, sc *scope) error {
 		}
 		switch {
 		case listed && mach.Status == drivers.StatusDead && l.At.After(entered):
-			m.died(tn.ctx, row, fmt.Errorf("%w: %s", errDead, cmp.Or(mach.Reason, "the cloud gives no reason")))
+			m.died(tn.ctx, row, deathOf(mach))
 		case asleep && sc.missed(row, l, now):
 			m.died(tn.ctx, row, fmt.Errorf("%w: the cloud has suspended it without being asked from here", errDead))
 		case !listed && sc.missed(row, l, now):

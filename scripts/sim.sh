@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The simulation by hand: SEEDS=n seeds from FIRST on, or one SEED=k, perhaps
-# with its whole story (VERBOSE=1), those with one KIND of trouble, the race detector (RACE=1), or on a real
-# Postgres (POSTGRES=1). It tells of its progress every few seconds.
+# with its whole story (VERBOSE=1), those with one KIND of trouble, the race detector (RACE=1), on a real Postgres
+# (POSTGRES=1), or on the drivers of clouds and their fakes (CLOUDS=1). It tells of its progress every few seconds.
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
 need_go
@@ -16,6 +16,7 @@ if [ -n "${POSTGRES:-}" ]; then
 		chmod 755 "$pg"
 	fi
 fi
+[ -z "${CLOUDS:-}" ] || test=TestSimulationOnClouds
 flags=(-sim.first="${FIRST:-1}" -sim.report=5s)
 if [ -n "${SEED:-}" ]; then
 	flags+=(-sim.seed="$SEED")

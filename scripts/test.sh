@@ -72,7 +72,8 @@ unit() {
 simulation() {
 	local out seed rare=0
 	out=$(mktemp)
-	go test -count=1 -timeout 20m -run '^TestSimulationBites$' ./internal/sim || return 1
+	go test -count=1 -timeout 20m -run '^TestSimulation(OnClouds)?Bites$' ./internal/sim || return 1
+	go test -count=1 -timeout 20m -run '^TestSimulationOnClouds$' ./internal/sim -sim.seeds="${SIM_CLOUD_SEEDS:-200}" || return 1
 	# A seed does not fix the order of goroutines, so that a rare interleaving
 	# fails one run of a seed and not the next. It is a defect to look at all
 	# the same, and told; what fails again, or more than three, fails the stage.

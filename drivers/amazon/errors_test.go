@@ -3,6 +3,7 @@
 package amazon
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -139,8 +140,8 @@ func TestAMachineThatEndsAtOnceIsDeadWithTheCloudsReason(t *testing.T) {
 		d := open(t, c, setup{}, pooled(t))
 		ref := create(t, d, machine())
 		inst := look(t, d, ref.Name, is(drivers.StatusDead))
-		if !strings.Contains(inst.Reason, "Client.VolumeLimitExceeded") {
-			t.Errorf("reason %q", inst.Reason)
+		if !strings.Contains(inst.Reason, "Client.VolumeLimitExceeded") || !errors.Is(inst.Err, drivers.ErrQuota) {
+			t.Errorf("reason %q, %v", inst.Reason, inst.Err)
 		}
 		destroy(t, d, ref)
 		if l, err := d.List(t.Context(), drivers.Query{}); err != nil || len(l.Instances) > 0 {

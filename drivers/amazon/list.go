@@ -4,6 +4,7 @@ package amazon
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 	for i := range all {
 		inst, shown := instanceOf(&all[i])
 		names[inst.ID] = inst.Name
+		if errors.Is(inst.Err, drivers.ErrCapacity) {
+			d.stock.addAll(placesOf(&all[i]), aws.ToTime(all[i].LaunchTime))
+		}
 		if shown {
 			l.Instances = append(l.Instances, inst)
 		}
@@ -60,6 +64,9 @@ func instanceOf(i *types.Instance) (drivers.Instance, bool) {
 	tags := plain(i.Tags)
 	inst := drivers.Instance{Ref: refOf(i, tags[tagName]), Tags: readTags(tags)}
 	inst.Status, inst.Reason = statusOf(i)
+	if inst.Status == drivers.StatusDead {
+		inst.Err = endOf(i)
+	}
 	if inst.Status == drivers.StatusRunning {
 		// Machines with a private address have no other.
 		inst.Address, inst.Port = firstOf(aws.ToString(i.PublicIpAddress), aws.ToString(i.PrivateIpAddress)), agentPort
@@ -79,6 +86,36 @@ func reasonOf(i *types.Instance) (code, message string) {
 		return "", ""
 	}
 	return aws.ToString(i.StateReason.Code), aws.ToString(i.StateReason.Message)
+}
+
+// endOf is the kind of what ended a machine before it ran: EC2 accepts some
+// launches that it then has no room or quota for, and says so in the reason of
+// its state, with the code of the error and whose fault it is before that.
+func endOf(i *types.Instance) error {
+	code, _ := reasonOf(i)
+	_, code, _ = strings.Cut(code, ".")
+	switch {
+	case capacityCodes[code]:
+		return drivers.ErrCapacity
+	case strings.HasSuffix(code, "LimitExceeded"):
+		return drivers.ErrQuota
+	}
+	return nil
+}
+
+// placesOf are the places a machine may have been launched in.
+func placesOf(i *types.Instance) []place {
+	zone, spot := "", i.InstanceLifecycle == types.InstanceLifecycleTypeSpot
+	if i.Placement != nil {
+		zone = aws.ToString(i.Placement.AvailabilityZone)
+	}
+	subnet := aws.ToString(i.SubnetId)
+	var all []place
+	for _, p := range []place{{zone: zone, subnet: subnet}, {zone: zone}, {subnet: subnet}, {}} {
+		p.size, p.spot = string(i.InstanceType), spot
+		all = append(all, p)
+	}
+	return all
 }
 
 // byUser says whether somebody has asked EC2 for the state a machine is in.

@@ -133,6 +133,15 @@ func (s *stockouts) add(p place, now time.Time) {
 	}
 }
 
+// addAll remembers that places had no room at a time, if that is news.
+func (s *stockouts) addAll(all []place, at time.Time) {
+	if time.Since(at) < stockoutLasts {
+		for _, p := range all {
+			s.add(p, at)
+		}
+	}
+}
+
 // remove forgets a place: there was room.
 func (s *stockouts) remove(p place) {
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,27 @@ func TestAPlaceWithoutRoomIsLeftOutForAWhile(t *testing.T) {
 		create(t, d, machine(func(s *drivers.Spec) { s.Name = "walker" }))
 		if all := tried(&asked); all[len(all)-1] != "m5.large in us-east-1b" {
 			t.Errorf("after %v it was tried in %s", stockoutLasts, all[len(all)-1])
+		}
+	})
+}
+
+// EC2 may accept a launch and find out afterwards that it has no room.
+func TestAPlaceThatHadNoRoomAfterAllIsLeftOutForAWhile(t *testing.T) {
+	t.Parallel()
+	bubble(t, fake.Options{}, func(t *testing.T, c *fake.Cloud) {
+		var asked requests
+		d := open(t, c, setup{http: asked.client(c)}, pooled(t, inZones))
+		c.FailLaunches(1, "Server.InsufficientInstanceCapacity")
+		ref := create(t, d, machine(func(s *drivers.Spec) { s.Name = "walker" }))
+		if inst := look(t, d, ref.Name, is(drivers.StatusDead)); !errors.Is(inst.Err, drivers.ErrCapacity) {
+			t.Errorf("it ended of %v", inst.Err)
+		}
+		destroy(t, d, ref)
+		for i := range 6 {
+			create(t, d, machine(func(s *drivers.Spec) { s.Name = fmt.Sprintf("m-%d", i) }))
+		}
+		if after := tried(&asked)[1:]; slices.Contains(after, "m5.large in us-east-1b") {
+			t.Errorf("the zone without room was tried again: %v", after)
 		}
 	})
 }

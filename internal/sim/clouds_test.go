@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,106 @@ import (
 // any of its calls. No machine in use is ever ended and none given to two; when
 // all is over and the pool is drained, the cloud's books show nothing that lives.
 func TestSimulationOnClouds(t *testing.T) {
-	// This host's own configuration of AWS is none of the simulation's.
+	withoutOwnAWS(t)
+	// One takes as long as twenty of the others, and a short run has two.
+	seeds := max(2, *simSeeds/20)
+	first := uint64(1)
+	if *simSeed != 0 {
+		first, seeds = *simSeed, 1
+	}
+	for name, make := range map[string]func(uint64) *realCloud{"google": googleCloud, "amazon": amazonCloud} {
+		for i := range uint64(seeds) {
+			t.Run(fmt.Sprintf("%s/%d", name, first+i), func(t *testing.T) {
+				t.Parallel()
+				for _, wrong := range onCloud(t, first+i, 200, make(first+i)) {
+					t.Error(wrong)
+				}
+			})
+		}
+	}
+}
+
+// onCloud runs a seed and returns what was wrong.
+func onCloud(t *testing.T, seed uint64, tries int, c *realCloud) []string {
+	dir := t.TempDir()
+	var wrongs []string
+	synctest.Test(t, func(t *testing.T) {
+		s := newCloudSim(t, seed, dir, c)
+		s.tries = tries
+		s.run()
+		wrongs = s.wrongs
+	})
+	return wrongs
+}
+
+// TestSimulationOnCloudsBites has drivers that lie, and expects the simulation to
+// notice it.
+func TestSimulationOnCloudsBites(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		lie        func(*google.Driver) drivers.Driver
+	}{
+		{"a destroy that is none", "left behind: instance", func(d *google.Driver) drivers.Driver { return idle{d} }},
+		{"a listing called complete that is not", "was ended while it was in use", func(d *google.Driver) drivers.Driver { return shortSighted{d} }},
+		{"a machine that is made twice", "left behind: instance", func(d *google.Driver) drivers.Driver { return eager{d} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(5) {
+				cloud := googleCloud(seed + 1)
+				open := cloud.open
+				cloud.open = func(t *testing.T, h *http.Client) drivers.Driver {
+					d, ok := open(t, h).(*google.Driver)
+					if !ok {
+						panic("the driver of google is another type")
+					}
+					return c.lie(d)
+				}
+				for _, wrong := range onCloud(t, seed+1, 5, cloud) {
+					if strings.Contains(wrong, c.want) {
+						return
+					}
+				}
+			}
+			t.Errorf("five seeds did not notice it: nothing was %q", c.want)
+		})
+	}
+}
+
+// idle destroys nothing and says that it has.
+type idle struct{ *google.Driver }
+
+func (idle) Destroy(_ context.Context, refs []drivers.Ref, _ drivers.DestroyOptions) []error {
+	return make([]error, len(refs))
+}
+
+// shortSighted loses sight of every third machine after a while.
+type shortSighted struct{ *google.Driver }
+
+func (d shortSighted) List(ctx context.Context, q drivers.Query) (drivers.Listing, error) {
+	l, err := d.Driver.List(ctx, q)
+	l.Instances = slices.DeleteFunc(l.Instances, func(i drivers.Instance) bool {
+		return i.Name[len(i.Name)-1]%3 == 0 && time.Since(i.Tags.Created) > 3*time.Minute
+	})
+	return l, err
+}
+
+// eager makes a second machine under a name nobody knows, without our tags.
+type eager struct{ *google.Driver }
+
+func (d eager) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, error) {
+	ref, err := d.Driver.Create(ctx, spec)
+	if err == nil {
+		spec.Name += "-2"
+		spec.Tags.Controller = "nobody"
+		spec.Disks = nil
+		_, _ = d.Driver.Create(ctx, spec) // what becomes of it is for the books to say
+	}
+	return ref, err
+}
+
+// withoutOwnAWS keeps this host's own configuration of AWS out.
+func withoutOwnAWS(t *testing.T) {
 	for name, value := range map[string]string{
 		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_PROFILE": "", "AWS_CA_BUNDLE": "",
 	} {
@@ -46,20 +146,6 @@ func TestSimulationOnClouds(t *testing.T) {
 			}
 			_ = os.Unsetenv(name)
 		})
-	}
-	seeds := max(2, *simSeeds/20)
-	first := uint64(1)
-	if *simSeed != 0 {
-		first, seeds = *simSeed, 1
-	}
-	for name, make := range map[string]func(uint64) *realCloud{"google": googleCloud, "amazon": amazonCloud} {
-		for i := range uint64(seeds) {
-			t.Run(fmt.Sprintf("%s/%d", name, first+i), func(t *testing.T) {
-				t.Parallel()
-				dir := t.TempDir()
-				synctest.Test(t, func(t *testing.T) { newCloudSim(t, first+i, dir, make(first+i)).run() })
-			})
-		}
 	}
 }
 
@@ -141,7 +227,7 @@ func amazonCloud(seed uint64) *realCloud {
 			defer mu.Unlock()
 			return on[address]
 		},
-		scarce: func(time.Time) { c.FailLaunches(2, "InsufficientInstanceCapacity") },
+		scarce: func(time.Time) { c.FailLaunches(2, "Server.InsufficientInstanceCapacity") },
 	}
 }
 
@@ -161,11 +247,23 @@ type cloudSim struct {
 	dir  string
 	c    *realCloud
 	load time.Duration
+	// tries is how often a caller asks, and ends the wait for an empty cloud too.
+	tries int
 
 	mu    sync.Mutex
 	now   *lifetime
 	quiet bool
 	held  map[string]string // lease → machine, from the answer of its setup to its destroy
+
+	told   sync.Mutex
+	wrongs []string
+}
+
+// wrong records a breach of what must hold.
+func (s *cloudSim) wrong(format string, args ...any) {
+	s.told.Lock()
+	defer s.told.Unlock()
+	s.wrongs = append(s.wrongs, fmt.Sprintf(format, args...))
 }
 
 // lifetime is one incarnation of the runner: from its start to its kill.
@@ -265,7 +363,7 @@ func (s *cloudSim) begin(ctx context.Context, n int) *lifetime {
 		_ = st.Close()
 		close(l.done)
 		if !errors.Is(err, errCrashed) {
-			s.t.Errorf("start: %v", err)
+			s.wrong("start: %v", err)
 		}
 		return l
 	}
@@ -307,7 +405,7 @@ func (s *cloudSim) runner() *pool.Manager {
 // insist calls until it is done, as a caller does who is told of a failure.
 func (s *cloudSim) insist(ctx context.Context, what string, call func(ctx context.Context, m *pool.Manager) error) bool {
 	var last error
-	for try := range 200 {
+	for try := range s.tries {
 		if m := s.runner(); m != nil {
 			one, cancel := context.WithTimeout(ctx, 30*time.Minute)
 			last = call(one, m)
@@ -320,7 +418,7 @@ func (s *cloudSim) insist(ctx context.Context, what string, call func(ctx contex
 			break
 		}
 	}
-	s.t.Errorf("%s: given up: %v", what, last)
+	s.wrong("%s: given up: %v", what, last)
 	return false
 }
 
@@ -335,7 +433,7 @@ func (s *cloudSim) take(ctx context.Context, r pool.SetupRequest) bool {
 		defer s.mu.Unlock()
 		for lease, name := range s.held {
 			if name == got.Instance.Name && lease != r.ID {
-				s.t.Errorf("%s has the machine of %s", r.ID, lease)
+				s.wrong("%s has the machine of %s", r.ID, lease)
 			}
 		}
 		s.held[r.ID] = got.Instance.Name
@@ -413,7 +511,7 @@ func (s *cloudSim) watch(ctx context.Context) {
 		s.mu.Lock()
 		for lease, name := range held {
 			if !there[name] && s.held[lease] == name {
-				s.t.Errorf("the machine %s of %s was ended while it was in use", name, lease)
+				s.wrong("the machine %s of %s was ended while it was in use", name, lease)
 				delete(s.held, lease)
 			}
 		}
@@ -450,7 +548,7 @@ func (s *cloudSim) run() {
 	s.now.kill() // the next one keeps nothing warm, and is not killed
 	s.mu.Unlock()
 	left := s.c.living()
-	for end := time.Now().Add(12 * time.Hour); time.Now().Before(end); {
+	for end := time.Now().Add(time.Duration(s.tries) * 4 * time.Minute); time.Now().Before(end); {
 		if left = machinesAndDisks(s.c.living()); len(left) == 0 {
 			break
 		}
@@ -459,7 +557,7 @@ func (s *cloudSim) run() {
 		}
 	}
 	for _, thing := range left {
-		s.t.Errorf("left behind: %s %s %s made %s %v", thing.Kind, thing.Name, thing.Zone, thing.Made, thing.Tags)
+		s.wrong("left behind: %s %s %s made %s %v", thing.Kind, thing.Name, thing.Zone, thing.Made, thing.Tags)
 	}
 	stop()
 	loops.Wait()
