@@ -53,7 +53,7 @@ const (
 	databaseFile = "database.sqlite3"
 	// poolText is the pool. Machines that are killed while they begin say nothing
 	// against it: its breaker would end the load and the kills with it.
-	poolText     = "version: \"1\"\ninstances:\n  - {name: %s, type: noop, pool: %d, limit: %d, wait: 30s, guards: {failures: 0}, spec: {process: true, create_delay: 10ms, boot_delay: 30ms}}\n"
+	poolText = "version: \"1\"\ninstances:\n  - {name: %s, type: noop, pool: %d, limit: %d, wait: 30s, guards: {failures: 0}, spec: {process: true, create_delay: 10ms, boot_delay: 30ms}}\n"
 )
 
 // newRig makes the folder and prepares the runners; none is started.
