@@ -168,6 +168,7 @@ type Manager struct {
 	// runs under it, and Run ends it. It is the one stored context.
 	base    context.Context
 	stop    context.CancelCauseFunc
+	tasksMu sync.Mutex // keeps spawn and the end of Run apart
 	tasks   sync.WaitGroup
 	pinged  sync.Map // scope -> error text; absent until answered
 	started atomic.Bool
@@ -433,7 +434,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		g.Go(func() error { return m.runListener(ctx, m.notifier) })
 	}
 	err := g.Wait()
-	m.stop(errStopping)
+	m.tasksMu.Lock()
+	m.stop(errStopping) // nothing is spawned any more
+	m.tasksMu.Unlock()
 	m.tasks.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -467,6 +470,8 @@ func (m *Manager) ControllerID() string { return m.controller.ID }
 // spawn runs f under the manager's own life, for work that must not end with
 // a request. It reports false when the manager is stopping.
 func (m *Manager) spawn(f func(ctx context.Context)) bool {
+	m.tasksMu.Lock()
+	defer m.tasksMu.Unlock()
 	if m.base.Err() != nil {
 		return false
 	}

@@ -38,9 +38,9 @@ var table = []rule{
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/fakecloud/**", []string{"internal/agent/agentapi", "internal/fakecloud", "internal/fakecloud/**"}},
-	{"internal/testclock", nil},                                                                            // tests only
+	{"internal/testclock", nil}, // tests only
 	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**", "internal/fakecloud", "internal/fakecloud/**", "internal/agent/agentclient"}}, // tests only
-	{"internal/e2e", nil},                                                                                  // tests only
+	{"internal/e2e", nil}, // tests only
 	{"internal/loadgen", []string{"server/api", "server/client"}},
 	{"internal/chaos", []string{"server/api", "server/client"}},
 	{"internal/chaos/cmd", []string{"internal/chaos"}},

@@ -211,7 +211,7 @@ func TestBadPoolFile(t *testing.T) {
 			"pool.yml:5:22: instances[0].spec.capacity: want a whole number, found a list; write one value",
 		}},
 		{"unknown type", "instances:\n  - name: p\n    type: nop\n    spec: {}\n", []string{`pool.yml:3:11: instances[0].type: unknown type "nop"; did you mean "noop"?`}},
-		{"a type for later", "instances:\n  - name: p\n    type: digitalocean\n    spec: {}\n", []string{"pool.yml:3:11: instances[0].type: ", later}},
+		{"a type for later", "instances:\n  - name: p\n    type: digitalocean\n    spec: {account: {pat: x}, image: i, size: s}\n", []string{"pool.yml:3:11: instances[0].type: ", later}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,9 @@ import (
 // few thousand.
 const maxLine = 4 << 20
 
+// maxStale bounds how many messages for a client before this one are passed over.
+const maxStale = 1000
+
 // Error is QEMU's refusal of a command.
 type Error struct {
 	// Class is QEMU's word for the kind, nearly always "GenericError".
@@ -52,11 +55,17 @@ type Client struct {
 func New(ctx context.Context, conn *net.UnixConn) (*Client, error) {
 	c := &Client{conn: conn, in: bufio.NewReader(conn)}
 	err := c.guard(ctx, func() error {
-		m, err := c.read()
-		if err == nil && len(m.Greeting) == 0 {
-			err = errors.New("no greeting")
+		for range maxStale {
+			// What QEMU had to say to a client that gave up comes first.
+			m, err := c.read()
+			if err != nil || len(m.Greeting) > 0 {
+				return err
+			}
+			if m.Event == "" && m.ID == nil {
+				break
+			}
 		}
-		return err
+		return errors.New("no greeting")
 	})
 	if err == nil {
 		err = c.Execute(ctx, "qmp_capabilities", nil, nil)

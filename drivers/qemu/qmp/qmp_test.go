@@ -123,6 +123,20 @@ func TestExecuteFindsItsAnswer(t *testing.T) {
 	}
 }
 
+// QEMU says to the next client what it had to say to one that has gone.
+func TestWhatWasMeantForAnEarlierClientIsPassedOver(t *testing.T) {
+	t.Parallel()
+	stale := `{"event": "STOP"}` + "\n" + `{"return": {}, "id": 2}` + "\n"
+	c, err := qmp.New(t.Context(), fakeMonitor(t, stale+greeting, func(command) string { return `{"return": {}, "id": %id}` + "\n" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Execute(t.Context(), "cont", nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func errText(err error) string {
 	if err == nil {
 		return ""
