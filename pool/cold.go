@@ -169,6 +169,9 @@ func (m *Manager) facts(lease *Lease) map[string]string {
 		}
 	}
 	facts["harness-runner-name"] = m.namePrefix
+	if m.environment != "" {
+		facts["harness_env"] = m.environment
+	}
 	return facts
 }
 

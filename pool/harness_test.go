@@ -48,6 +48,8 @@ type engine struct {
 	old     bool
 	// cloud makes the machines those of a cloud rather than of this host.
 	cloud bool
+	// environment is the engine's.
+	environment string
 
 	m    *pool.Manager
 	stop func()
@@ -156,7 +158,7 @@ func (e *engine) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	m, err := pool.New(ctx, pool.ManagerConfig{
 		Store: e.store, Agent: e.mock, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
-		Witness: e.witness, Now: e.now, Uptime: e.uptime,
+		Witness: e.witness, Now: e.now, Uptime: e.uptime, Environment: e.environment,
 		Timeouts: e.limits, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
 		Open: func(p pool.PoolConfig) (pool.Opened, error) {
 			cfg, ok := p.Spec.(*noop.Config)

@@ -40,6 +40,8 @@ type ManagerConfig struct {
 	// new ones.
 	NamePrefix string
 	ServerName string
+	// Environment is the fact `harness_env` of machines, "" for none.
+	Environment string
 	// KeepDrifted keeps warm machines of an older recipe at start.
 	KeepDrifted bool
 	// Timeouts bounds the phases of requests and machines.
@@ -140,6 +142,7 @@ type Manager struct {
 	incarnation string
 	solo        bool
 	namePrefix  string
+	environment string
 	serverName  string
 	keepDrifted bool
 	controller  Controller
@@ -216,7 +219,7 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 		store: newFencing(cfg.Store), agent: cfg.Agent, boot: cfg.Boot, open: cfg.Open,
 		log: cfg.Log, now: cfg.Now, t: cfg.Timeouts.withDefaults(),
 		incarnation: cmp.Or(cfg.Incarnation, NewID()), solo: cfg.Solo,
-		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), serverName: cmp.Or(cfg.ServerName, "drone-runner"),
+		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), environment: cfg.Environment, serverName: cmp.Or(cfg.ServerName, "drone-runner"),
 		keepDrifted: cfg.KeepDrifted, witness: cfg.Witness,
 		pools: map[string]*runtime{}, scopes: map[string]*scope{},
 	}

@@ -213,7 +213,7 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	m, err := pool.New(starting, pool.ManagerConfig{
 		Store: st, Agent: agent, Boot: boot, Pools: cfg.Pools, Open: open.open,
 		Solo:       !d.shared(),
-		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(),
+		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(), Environment: d.cfg.Environment,
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Witness: d.witness, Log: d.log,
 	})
 	if err != nil {

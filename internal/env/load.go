@@ -49,10 +49,11 @@ type Config struct {
 	Debug, Trace bool
 	HTTPBind     string
 	// HTTPAllow is in addition to the server's default.
-	HTTPAllow  []string
-	RunnerName string
-	HA         bool
-	Volumes    []string
+	HTTPAllow   []string
+	RunnerName  string
+	Environment string
+	HA          bool
+	Volumes     []string
 
 	DatabaseDriver    string
 	DatabaseSource    Secret

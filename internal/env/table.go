@@ -31,7 +31,7 @@ var serverGroup = group{
 			Name: "DRONE_RUNNER_VOLUMES", Type: List, Meaning: "`source:destination[:ro]` of the machine, mounted into every container step",
 			field: func(c *Config) any { return &c.Volumes },
 		},
-		{Name: "ENV", Meaning: "value of the label `harness_env` of machines in a cloud", Status: Later},
+		{Name: "ENV", Meaning: "value of the label `harness_env` of machines in a cloud", field: func(c *Config) any { return &c.Environment }},
 		{Name: "DRONE_AGENT_DOWNLOAD_BIND", Meaning: "address of a second listener that serves agent binaries to machines", Status: Later},
 		{Name: "DRONE_HTTP_PROTO", Meaning: "was read and never used by older runners", Status: Unused},
 		{Name: "DRONE_HTTP_HOST", Meaning: "was read and never used by older runners", Status: Unused},
