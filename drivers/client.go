@@ -148,6 +148,14 @@ func (c *Client) Ping(ctx context.Context) error {
 	return c.call(ctx, "ping", "", func() error { return c.d.Ping(ctx) })
 }
 
+// Advice is the driver's, nil if it is no Adviser.
+func (c *Client) Advice(ctx context.Context) []Advice {
+	if a, ok := c.d.(Adviser); ok {
+		return a.Advice(ctx)
+	}
+	return nil
+}
+
 // nameRule is what Spec.Name promises to every cloud.
 var nameRule = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 

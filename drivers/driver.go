@@ -98,6 +98,20 @@ type ConsoleReader interface {
 	Console(ctx context.Context, ref Ref, w io.Writer, max int64) error
 }
 
+// Adviser is implemented by drivers some of whose abilities need more than Ping
+// asks for.
+type Adviser interface {
+	// Advice says what does not work as things are; nil if all does.
+	Advice(ctx context.Context) []Advice
+}
+
+// Advice is one ability a driver lacks where it runs.
+type Advice struct {
+	// Part is what is lacking, in a word ("disks"), Detail what that means, Fix
+	// what to do about it.
+	Part, Detail, Fix string
+}
+
 // Registration is what cmd knows of a type of driver. It is data, so that
 // generic code can ask about a type without an instance of it.
 type Registration struct {

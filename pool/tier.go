@@ -305,6 +305,10 @@ func (m *Manager) resumeGitspace(ctx context.Context, rt *runtime, inst Instance
 	call, cancel := context.WithTimeout(ctx, m.t.Hibernated)
 	defer cancel()
 	at, err := rt.driver(inst).Resume(call, inst.Ref())
+	if err == nil && rt.driver(inst).CanIdentify() {
+		// One that had crashed has booted anew; to others this says nothing.
+		err = rt.driver(inst).Identify(call, inst.Ref(), inst.Identity)
+	}
 	now := m.stamp()
 	if err != nil {
 		if ctx.Err() != nil {

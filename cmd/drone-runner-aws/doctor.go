@@ -137,7 +137,7 @@ func (p *program) setup(c *cli.Context) error {
 type check struct {
 	Pool string `json:"pool"`
 	// Part is what was tried: "credentials", "machine", "agent", "step" or
-	// "clean-up".
+	// "clean-up"; or what the pool has to do without, such as "disks".
 	Part string `json:"part"`
 	OK   bool   `json:"ok"`
 	// Seconds is how long it took.
@@ -287,8 +287,11 @@ func (x *examination) say(c check, begun time.Time) bool {
 		return c.OK
 	}
 	mark := "ok    "
-	if !c.OK {
+	switch {
+	case !c.OK:
 		mark = "FAILED"
+	case c.Fix != "":
+		mark = "note  " // a machine can be had all the same
 	}
 	fmt.Fprintf(x.p.stderr, "  %s  %-12s %6.1f s  %s\n", mark, c.Part, c.Seconds, c.Detail)
 	if c.Console != "" {
@@ -343,8 +346,13 @@ func (x *examination) credentials(ctx context.Context, open *opener, p pool.Pool
 	}
 	if err != nil {
 		c.failed(p.Driver, "ping", err)
+		return x.say(c, begun)
 	}
-	return x.say(c, begun)
+	x.say(c, begun)
+	for _, a := range opened.Client.Advice(ctx) {
+		x.say(check{Pool: p.Name, Part: a.Part, OK: true, Detail: a.Detail, Fix: a.Fix}, time.Now())
+	}
+	return true
 }
 
 // machine makes a machine for a lease, and waits until its agent is set up.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -18,29 +19,39 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
 )
 
-// allocLockName is the lock under which addresses and user ids are given out.
+// allocLockName is the lock under which addresses, user ids and disks are given
+// out.
 const allocLockName = ".alloc.lock"
 
-// allocate gives a machine an address and, as root, a user id, and makes its
-// folder; no machine and no error mean that it exists by now. The folders are the record: what is in one is taken, until it is
-// removed. The lock keeps goroutines and processes from choosing the same.
+// allocate gives a machine an address, the disks it names and, as root, a user
+// id, and makes its folder; no machine and no error mean that it exists by now.
+// The folders are the record: what is in one is taken, until it is removed. The
+// lock keeps goroutines and processes from choosing the same.
 func (d *Driver) allocate(ctx context.Context, m meta, userData string) (*machine, func(), error) {
-	lock, err := lockFile(ctx, filepath.Join(d.machinesDir(), allocLockName), os.O_CREATE)
+	lock, err := d.lockAllocation(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("choose an address: %w", err)
+		return nil, nil, err
 	}
 	defer lock.Close()
-	taken, uids, err := d.taken()
+	used, err := d.inUse()
 	if err != nil {
-		return nil, nil, fmt.Errorf("choose an address: %w", err)
+		return nil, nil, err
 	}
-	address, err := chooseAddress(d.addresses, m.Name, func(a netip.Addr) bool { return !taken[a] && canListen(ctx, a) })
+	if err := used.free(m.Name, m.Disks...); err != nil {
+		return nil, nil, err
+	}
+	for _, name := range m.Disks {
+		if _, err := d.openDisk(name); err != nil {
+			return nil, nil, err // deleted since it was found or made
+		}
+	}
+	address, err := chooseAddress(d.addresses, m.Name, func(a netip.Addr) bool { return !used.addresses[a] && canListen(ctx, a) })
 	if err != nil {
 		return nil, nil, err
 	}
 	m.Address = address.String()
 	if d.asRoot {
-		uid, err := chooseUID(d.uids, m.Name, uids)
+		uid, err := chooseUID(d.uids, m.Name, used.uids)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -49,35 +60,58 @@ func (d *Driver) allocate(ctx context.Context, m meta, userData string) (*machin
 	return d.make(ctx, m, userData)
 }
 
-// taken reads the addresses and user ids of all machines.
-func (d *Driver) taken() (map[netip.Addr]bool, map[uint32]bool, error) {
+// lockAllocation waits for the right to give out what a machine has one of.
+func (d *Driver) lockAllocation(ctx context.Context) (*os.File, error) {
+	lock, err := lockFile(ctx, filepath.Join(d.machinesDir(), allocLockName), os.O_CREATE)
+	if err != nil {
+		return nil, fmt.Errorf("what machines have: %w", err)
+	}
+	return lock, nil
+}
+
+// inUse is what the machines of a data directory have.
+type inUse struct {
+	addresses map[netip.Addr]bool
+	uids      map[uint32]bool
+	disks     map[string]string // the machine that has it, by the disk's name
+	// unreadable is a machine's folder without a readable record, "" if all have
+	// one. What it has is unknown.
+	unreadable string
+}
+
+// inUse reads the records of all machines.
+func (d *Driver) inUse() (inUse, error) {
 	entries, err := os.ReadDir(d.machinesDir())
 	if err != nil {
-		return nil, nil, err
+		return inUse{}, fmt.Errorf("what machines have: %w", err)
 	}
-	addresses, uids := map[netip.Addr]bool{}, map[uint32]bool{}
+	used := inUse{addresses: map[netip.Addr]bool{}, uids: map[uint32]bool{}, disks: map[string]string{}}
 	for _, e := range entries {
 		if !nameRE.MatchString(e.Name()) {
 			continue
 		}
 		m, err := d.open(e.Name())
-		if errors.Is(err, drivers.ErrNotFound) {
-			continue
-		}
 		if err != nil {
-			// Unreadable: its address is unknown, but if it lives it cannot
-			// be listened on.
-			d.log.Warn("machine folder is unreadable", "instance", e.Name(), "err", err)
+			path := filepath.Join(d.machinesDir(), e.Name())
+			if _, serr := os.Stat(path); errors.Is(serr, fs.ErrNotExist) {
+				continue // destroyed meanwhile
+			}
+			// Its address is unknown, but if it lives it cannot be listened on.
+			d.log.Warn("machine folder is unreadable", "driver", "qemu", "instance", e.Name(), "err", err)
+			used.unreadable = path
 			continue
 		}
 		if a, err := netip.ParseAddr(m.Address); err == nil {
-			addresses[a] = true
+			used.addresses[a] = true
 		}
 		if m.UID != nil {
-			uids[*m.UID] = true
+			used.uids[*m.UID] = true
+		}
+		for _, name := range m.Disks {
+			used.disks[name] = m.Name
 		}
 	}
-	return addresses, uids, nil
+	return used, nil
 }
 
 // usable is the first address of a range to give out and how many there are.

@@ -39,6 +39,14 @@ const (
 	fdRAM
 )
 
+// fdDisks is the first of a machine's disks: one that has some is no clone, and
+// has no file of memory.
+const fdDisks = fdRAM
+
+// fdsetDisks is the number of the first disk's set of descriptors, after the
+// console's.
+const fdsetDisks = 2
+
 // memory is how a machine's RAM is backed.
 type memory int
 
@@ -62,8 +70,12 @@ type commandLine struct {
 	guest string
 	// address is where the agent is reached; none for a template.
 	address string
-	// incoming waits for a state to be loaded, CPUs stopped.
+	// incoming waits for a state to be loaded.
 	incoming bool
+	// stopped: the CPUs do not run until they are told to.
+	stopped bool
+	// disks is the number of persistent disks.
+	disks int
 }
 
 // translationMB bounds the memory, in MiB, in which emulation keeps translated
@@ -165,8 +177,27 @@ func (c commandLine) args() []string {
 		"-chardev", fmt.Sprintf("socket,id=id0,fd=%d,server=on,wait=off", fdIdentity),
 		"-device", "virtserialport,chardev=id0,name=" + guestlink.PortName,
 	}
+	for i := range c.disks {
+		args = append(args, c.diskArgs(i)...)
+	}
 	if c.incoming {
-		args = append(args, "-incoming", "defer", "-S")
+		args = append(args, "-incoming", "defer")
+	}
+	if c.stopped {
+		args = append(args, "-S")
 	}
 	return args
+}
+
+// diskArgs adds a persistent disk, known to the machine by its serial number. It
+// comes after all other devices, which so have the places they have without. What
+// the machine flushes QEMU has the host's disk confirm; a host's disk that is full
+// stops the machine instead of telling it of a broken one.
+func (c commandLine) diskArgs(i int) []string {
+	node, set := fmt.Sprintf("d%d", i), fdsetDisks+i
+	return []string{
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, set),
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%d,file.discard=unmap", node, set),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,werror=enospc,rerror=report", node, diskSerial(i)),
+	}
 }

@@ -79,6 +79,7 @@ type troubled struct {
 func (c *cloud) open(tb testing.TB) drivers.Driver {
 	tb.Helper()
 	d := open(tb, c.dir)
+	d.SetDiskRoom(1 << 50) // nothing is written to the disks
 	if c.held.Load() {
 		d.SetDestroyPatience(50*time.Millisecond, 50*time.Millisecond)
 	}
@@ -122,6 +123,13 @@ func (c *cloud) existing(tb testing.TB) []string {
 	tb.Helper()
 	names := folders(tb, c.dir)
 	found := names
+	kept, err := filepath.Glob(filepath.Join(c.dir, "disks", "[^.]*"))
+	if err != nil {
+		tb.Error(err)
+	}
+	for _, path := range kept {
+		found = append(found, "disk "+filepath.Base(path))
+	}
 	for _, name := range names {
 		for range processes(c.dir, name) {
 			found = append(found, "QEMU of "+name)

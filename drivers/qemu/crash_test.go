@@ -34,7 +34,7 @@ func child(role string) int {
 		verb, arg, _ := strings.Cut(role, ":")
 		err = map[string]func(context.Context, *qemu.Driver, string) error{
 			"create": crashInCreate, "save": crashInSave, "resume": crashInResume, "run": runAndHang, "allocate": allocateMany, "warm": crashInTemplate,
-			"full": onFullDisk,
+			"full": onFullDisk, "disk": crashInDisk,
 		}[verb](ctx, d, arg)
 	}
 	if err != nil {
@@ -58,6 +58,11 @@ func crashInCreate(ctx context.Context, d *qemu.Driver, phase string) error {
 	dieAt(d, phase)
 	_, err := d.Create(ctx, specOf("one"))
 	return errors.Join(err, errors.New("it did not come to "+phase))
+}
+
+func crashInDisk(ctx context.Context, d *qemu.Driver, phase string) error {
+	dieAt(d, phase)
+	return errors.Join(d.MakeDisks(ctx, withDisks("one", "home")), errors.New("it did not come to "+phase))
 }
 
 func crashInSave(ctx context.Context, d *qemu.Driver, phase string) error {

@@ -83,8 +83,20 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err := d.template(ctx, r)
+	key, err := d.templateKey(r)
 	if err != nil {
+		return nil, nil, err
+	}
+	m := meta{
+		Version: metaVersion, Name: spec.Name, Tags: spec.Tags, Recipe: recipeKey(key, d.userData), Template: key,
+		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(),
+	}
+	if len(spec.Disks) > 0 {
+		m.Template = "" // see cold.go
+		for _, k := range spec.Disks {
+			m.Disks = append(m.Disks, k.Name)
+		}
+	} else if _, err := d.template(ctx, r); err != nil {
 		return nil, nil, err
 	}
 	if err := d.host.checkMemory(r.memoryMB); err != nil {
@@ -93,10 +105,12 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	if err := d.host.checkDisk(d.dir, 0); err != nil {
 		return nil, nil, err
 	}
-	return d.allocate(ctx, meta{
-		Version: metaVersion, Name: spec.Name, Tags: spec.Tags, Recipe: recipeKey(t.key, d.userData), Template: t.key,
-		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(),
-	}, d.userData)
+	if len(spec.Disks) > 0 {
+		if err := d.prepareDisks(ctx, spec); err != nil {
+			return nil, nil, err
+		}
+	}
+	return d.allocate(ctx, m, d.userData)
 }
 
 // recipeKey tells machines apart that were not made alike.
@@ -135,6 +149,18 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 	if err := m.kill(ctx, m.Name, d.reap); err != nil {
 		return err
 	}
+	begin := d.clone
+	if m.isCold() {
+		begin = d.bootCold
+	}
+	if err := begin(ctx, m); err != nil {
+		return err
+	}
+	return m.setStatus(statusRunning)
+}
+
+// clone starts a machine from its template.
+func (d *Driver) clone(ctx context.Context, m *machine) error {
 	t, err := d.openTemplate(m.Template)
 	if err != nil {
 		return fmt.Errorf("template %s: %w", m.Template, err)
@@ -157,7 +183,7 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 	if err := os.WriteFile(m.file(consoleName), boot, 0o600); err != nil {
 		return full(m.path, err)
 	}
-	mon, err := d.launch(ctx, m, memoryPrivate, ram)
+	mon, err := d.launch(ctx, m, launching{memory: memoryPrivate, ram: ram, incoming: true})
 	if err != nil {
 		return err
 	}
@@ -176,30 +202,43 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 		return err
 	}
 	d.hook(phaseRuns)
-	return m.setStatus(statusRunning)
+	return nil
 }
 
-// launch starts a machine's QEMU, waiting for its state, and connects to it.
-func (d *Driver) launch(ctx context.Context, m *machine, mem memory, ram ...*os.File) (*qmp.Client, error) {
-	t, err := d.openTemplate(m.Template)
-	if err != nil {
-		return nil, fmt.Errorf("template %s: %w", m.Template, err)
-	}
+// launching is how a machine's QEMU begins.
+type launching struct {
+	memory memory
+	// ram is the file behind memoryPrivate, nil for other memory.
+	ram *os.File
+	// incoming: it waits for a state to be loaded. Else it has yet to boot.
+	incoming bool
+}
+
+// launch starts a machine's QEMU, CPUs stopped, with its disks, and connects to
+// it.
+func (d *Driver) launch(ctx context.Context, m *machine, l launching) (*qmp.Client, error) {
 	program, err := d.program(ctx)
 	if err != nil {
 		return nil, err
 	}
-	kernel, initramfs, err := t.openPair(stubKernelFile, stubInitramfsFile)
+	files, err := d.openBoot(m, l)
 	if err != nil {
 		return nil, err
 	}
-	defer kernel.Close()
-	defer initramfs.Close()
-	cmd := commandLine{
-		arch: d.arch, accel: m.Accel, memoryMB: m.MemoryMB, cpus: m.CPUs, memory: mem,
-		guest: m.Name, address: m.Address, incoming: true,
+	defer closeAll(files)
+	if l.ram != nil {
+		files = append(files, l.ram)
 	}
-	pid, err := m.start(ctx, program.path, cmd.args(), m.UID, append([]*os.File{kernel, initramfs}, ram...)...)
+	disks, err := d.takeDisks(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(disks)
+	cmd := commandLine{
+		arch: d.arch, accel: m.Accel, memoryMB: m.MemoryMB, cpus: m.CPUs, memory: l.memory,
+		guest: m.Name, address: m.Address, incoming: l.incoming, stopped: true, disks: len(disks),
+	}
+	pid, err := m.start(ctx, program.path, cmd.args(), m.UID, append(files, disks...)...)
 	if pid != 0 {
 		d.born(pid, m.Name)
 	}
@@ -207,6 +246,26 @@ func (d *Driver) launch(ctx context.Context, m *machine, mem memory, ram ...*os.
 		return nil, err
 	}
 	return m.monitor(ctx)
+}
+
+// openBoot opens what a machine's QEMU reads as kernel and initramfs.
+func (d *Driver) openBoot(m *machine, l launching) ([]*os.File, error) {
+	from, kernelName, initramfsName := m.seat, image.KernelFile, image.InitramfsFile
+	if l.incoming {
+		kernelName, initramfsName = stubKernelFile, stubInitramfsFile
+	}
+	if !m.isCold() {
+		t, err := d.openTemplate(m.Template)
+		if err != nil {
+			return nil, fmt.Errorf("template %s: %w", m.Template, err)
+		}
+		from = t.seat
+	}
+	kernel, initramfs, err := from.openPair(kernelName, initramfsName)
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{kernel, initramfs}, nil
 }
 
 // recipe is what a machine of this spec is made of. What the driver cannot do
@@ -219,8 +278,11 @@ func (d *Driver) recipe(ctx context.Context, spec drivers.Spec) (recipe, error) 
 	case spec.GPU:
 		return recipe{}, fmt.Errorf("%w: local machines have no GPU", drivers.ErrInvalid)
 	}
+	if err := checkDisks(spec.Disks); err != nil {
+		return recipe{}, err
+	}
 	if spec.DiskGiB != 0 {
-		return recipe{}, fmt.Errorf("%w: disks of local machines are not built in yet; %s runs from memory", drivers.ErrInvalid, name)
+		return recipe{}, fmt.Errorf("%w: boot disks of local machines are not built in yet; %s runs from memory", drivers.ErrInvalid, name)
 	}
 	r, err := d.baseRecipe(ctx, name)
 	if err != nil {

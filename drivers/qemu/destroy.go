@@ -24,9 +24,10 @@ const (
 	letGoPatience = 5 * time.Second
 )
 
-// Destroy ends machines and removes all that was theirs. There are no disks
-// that outlive them, so o changes nothing.
-func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.DestroyOptions) []error {
+// Destroy ends machines and removes all that was theirs, their persistent disks
+// only where o says so. A machine whose disks are kept is asked to write to them
+// what it has in memory first.
+func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, o drivers.DestroyOptions) []error {
 	errs := make([]error, len(refs))
 	slots := make(chan struct{}, destroyAtOnce)
 	var wg sync.WaitGroup
@@ -34,7 +35,7 @@ func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.Dest
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			if err := d.destroy(ctx, ref.Name); err != nil {
+			if err := d.destroy(ctx, ref.Name, o.Disks); err != nil {
 				errs[i] = fmt.Errorf("destroy %s: %w", ref.Name, err)
 			}
 		})
@@ -43,7 +44,7 @@ func (d *Driver) Destroy(ctx context.Context, refs []drivers.Ref, _ drivers.Dest
 	return errs
 }
 
-func (d *Driver) destroy(ctx context.Context, name string) error {
+func (d *Driver) destroy(ctx context.Context, name string, disks drivers.DiskPolicy) error {
 	s, err := d.seatOf(name)
 	if err != nil {
 		return err
@@ -64,6 +65,13 @@ func (d *Driver) destroy(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	var its []string
+	if m, err := d.open(name); err == nil { // else what it has is unknown, and stays
+		its = m.Disks
+		if disks == drivers.Keep {
+			d.flush(ctx, m)
+		}
+	}
 	if err := s.kill(ctx, filepath.Base(s.path), d.reap); err != nil {
 		return s.withWords(err)
 	}
@@ -74,7 +82,16 @@ func (d *Driver) destroy(ctx context.Context, name string) error {
 	delete(d.ends, name)
 	delete(d.checked, name)
 	d.mu.Unlock()
-	return nil
+	if disks != drivers.Delete {
+		return nil
+	}
+	var errs []error
+	for _, disk := range its {
+		if err := d.destroyDisk(ctx, disk); err != nil {
+			errs = append(errs, fmt.Errorf("the machine is gone; its disk %s: %w", disk, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // lockToDestroy waits for the machine's lock, and if it is not to be had, for

@@ -56,6 +56,8 @@ var (
 	_ drivers.Identifier    = (*Driver)(nil)
 	_ drivers.Hibernator    = (*Driver)(nil)
 	_ drivers.ConsoleReader = (*Driver)(nil)
+	_ drivers.DiskKeeper    = (*Driver)(nil)
+	_ drivers.Adviser       = (*Driver)(nil)
 )
 
 // New makes a driver. It makes the folders it needs below o.DataDir and looks
@@ -104,7 +106,7 @@ func New(o drivers.Options) (*Driver, error) {
 	if d.binary == "" {
 		d.binary = arch.binary
 	}
-	for _, dir := range []string{d.machinesDir(), d.templatesDir()} {
+	for _, dir := range []string{d.machinesDir(), d.templatesDir(), d.disksDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("qemu: %w", err)
 		}

@@ -5,6 +5,8 @@ package qemu
 import (
 	"context"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
 // SetHook lets a test see, or end the process at, the phases of Create.
@@ -15,16 +17,32 @@ func (d *Driver) SetHost(total, available, disk int64) {
 	d.host = host{
 		memory: func() (int64, int64, error) { return total, available, nil },
 		disk:   func(string) (int64, error) { return disk, nil },
+
+		formatter: findFormatter,
 	}
 }
 
 // PhaseLoaded is when the state is in and the CPUs stand.
 const PhaseLoaded = phaseLoaded
 
-// Phases of Create, in order, and of Suspend and Resume.
+// PhaseReloaded is when a machine that is resumed has its state and has not run.
+const PhaseReloaded = phaseReloaded
+
+// MakeDisks makes the disks of a machine and no machine.
+func (d *Driver) MakeDisks(ctx context.Context, spec drivers.Spec) error {
+	return d.makeDisks(ctx, spec)
+}
+
+// SetDiskRoom replaces what the driver believes of the host's disk, in bytes.
+func (d *Driver) SetDiskRoom(free int64) {
+	d.host.disk = func(string) (int64, error) { return free, nil }
+}
+
+// Phases of Create, in order, of Suspend and Resume, and of making a disk.
 var (
 	CreatePhases = []string{phaseFolder, phaseStarted, phaseLoaded, phaseRuns}
 	SavePhases   = []string{phaseSaved, phaseRestart}
+	DiskPhases   = []string{phaseDiskFile, phaseDiskFormatted}
 )
 
 // Allocate makes the folder of a machine and nothing more, and returns its

@@ -46,7 +46,8 @@ const (
 // metaVersion is the format of meta.json; a newer one is not read.
 const metaVersion = 1
 
-// meta is what a machine is, for as long as it exists. No secret is in it.
+// meta is what a machine is, for as long as it exists. No secret is in it. One
+// without a template boots from files of its own; see cold.go.
 type meta struct {
 	Version  int          `json:"version"`
 	Name     string       `json:"name"`
@@ -61,6 +62,9 @@ type meta struct {
 	// UID is QEMU's user, nil for the runner's own.
 	UID     *uint32   `json:"uid,omitempty"`
 	Created time.Time `json:"created"`
+	// Disks are the names of its persistent disks, in their order. Nobody else
+	// has them while this folder is there.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // machine is one machine's folder, read.
@@ -206,7 +210,11 @@ func (d *Driver) fill(ctx context.Context, s seat, m meta, userData string) (fun
 	if err != nil {
 		return nil, err
 	}
-	if err := writeRecord(s, m, userData); err != nil {
+	err = d.fillCold(s, m)
+	if err == nil {
+		err = writeRecord(s, m, userData)
+	}
+	if err != nil {
 		unlock()
 		return nil, err
 	}
@@ -239,8 +247,11 @@ const (
 
 // remove deletes a machine's folder. From the first moment it is no machine
 // any more; its address is free then.
-func (d *Driver) remove(s seat) error {
-	gone := filepath.Join(d.machinesDir(), gonePrefix+filepath.Base(s.path)+"-"+rand.Text())
+func (d *Driver) remove(s seat) error { return removeFolder(d.machinesDir(), s) }
+
+// removeFolder takes a folder out of dir, at once, and then deletes it.
+func removeFolder(dir string, s seat) error {
+	gone := filepath.Join(dir, gonePrefix+filepath.Base(s.path)+"-"+rand.Text())
 	if err := os.Rename(s.path, gone); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

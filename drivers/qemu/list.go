@@ -35,10 +35,19 @@ type checked struct {
 	reason string
 }
 
-// List reads the folders of all machines.
+// List reads the folders of all machines and disks.
 func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, error) {
 	l := drivers.Listing{Complete: true, At: time.Now()}
 	d.reap()
+	var disks []drivers.Disk
+	attached := map[string]string{}
+	if !q.NoDisks {
+		// Before the machines, so that what they say of a disk is not older.
+		var err error
+		if disks, err = d.listDisks(ctx, &l); err != nil {
+			return drivers.Listing{At: l.At}, err
+		}
+	}
 	entries, err := os.ReadDir(d.machinesDir())
 	if err != nil {
 		return drivers.Listing{At: l.At}, err
@@ -72,6 +81,17 @@ func (d *Driver) List(ctx context.Context, q drivers.Query) (drivers.Listing, er
 			}
 		case q.Controller == "" || m.Tags.Controller == q.Controller:
 			machines = append(machines, m)
+		}
+		if err == nil {
+			for _, name := range m.Disks {
+				attached[name] = m.Name
+			}
+		}
+	}
+	for _, k := range disks {
+		if q.Controller == "" || k.Tags.Controller == q.Controller {
+			k.AttachedTo = attached[k.Name]
+			l.Disks = append(l.Disks, k)
 		}
 	}
 	at := len(l.Instances)

@@ -33,9 +33,12 @@ type host struct {
 	memory func() (total, available int64, err error)
 	// disk returns what this user may still write at path, in bytes.
 	disk func(path string) (int64, error)
+	// formatter is the path of the program that makes file systems; its error
+	// says how to install it.
+	formatter func() (string, error)
 }
 
-func realHost() host { return host{memory: readMeminfo, disk: diskFree} }
+func realHost() host { return host{memory: readMeminfo, disk: diskFree, formatter: findFormatter} }
 
 // checkMemory fails with ErrCapacity if a machine with so much memory cannot be
 // started without pressing the host.

@@ -66,6 +66,10 @@ func (d *Driver) identify(ctx context.Context, ref drivers.Ref, id drivers.Ident
 	message := guestlink.Identity{
 		Machine: id.Machine, Hostname: id.Hostname, ServerName: id.ServerName,
 		CACert: id.CACert, Cert: id.Cert, Key: id.Key, Address: guestAddress, UserData: string(userData),
+		Disks: m.guestDisks(),
+	}
+	if err := m.mark(); err != nil {
+		return err
 	}
 	for {
 		// Again on a new connection if no answer comes: a message that arrives
@@ -244,7 +248,7 @@ func (d *Driver) cont(ctx context.Context, m *machine) error {
 	if err := d.mustLive(m); err != nil {
 		return err
 	}
-	if err := os.Remove(m.file(stateName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := m.dropState(); err != nil {
 		return err
 	}
 	if err := m.setStatus(statusRunning); err != nil {

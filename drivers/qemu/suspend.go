@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -21,8 +22,9 @@ const savePatience = 5 * time.Minute
 
 // The phases of Suspend and Resume; see Driver.hook.
 const (
-	phaseSaved   = "saved"   // the state file is whole, QEMU still there
-	phaseRestart = "restart" // a new QEMU has the state, the file is still there
+	phaseSaved    = "saved"    // the state file is whole, QEMU still there
+	phaseReloaded = "reloaded" // a new QEMU has the state, its CPUs stand
+	phaseRestart  = "restart"  // they are about to run, the file is still there
 )
 
 // Suspend writes a machine to disk and ends its QEMU. If that fails it goes on
@@ -59,6 +61,7 @@ func (d *Driver) suspend(ctx context.Context, ref drivers.Ref) error {
 	// A state file beside a living QEMU is the machine only if nothing ran
 	// since: a runner died between saving it and ending QEMU.
 	if st != statusSuspended || !m.hasState() {
+		d.flush(ctx, m) // who gets its disks may not get its memory
 		if err := d.saveState(ctx, m, st); err != nil {
 			return err
 		}
@@ -173,7 +176,9 @@ func removeIfThere(path string) error {
 }
 
 // Resume brings a machine back to running from wherever it is: suspended,
-// paused or running. One that has ended and was not saved is left as it is.
+// paused or running. One that has ended and was not saved is left as it is,
+// unless it has persistent disks: then it boots anew, with what is on them, and
+// waits for its identity.
 func (d *Driver) Resume(ctx context.Context, ref drivers.Ref) (drivers.Instance, error) {
 	m, err := d.resume(ctx, ref)
 	if err != nil {
@@ -198,17 +203,28 @@ func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) 
 	switch {
 	case alive:
 		return m, d.revive(ctx, m, release)
+	case !m.hasState() && len(m.Disks) > 0:
+		return m, d.bootAgain(ctx, m)
 	case !m.hasState():
 		return nil, fmt.Errorf("%w and was not saved to disk, nothing was changed: %s", errDead, d.reasonOf(m))
 	}
 	if err := d.restart(ctx, m); err != nil {
 		return nil, err
 	}
+	if len(m.Disks) > 0 {
+		// From its first step on the machine changes its disks, and the state of
+		// before does not fit them again: it goes first, and there is no second try
+		// from it. If the machine does not answer it is left running.
+		if err := d.revive(ctx, m, release); err != nil {
+			return nil, m.withWords(err)
+		}
+		return m, nil
+	}
+	if err := d.proceed(ctx, m); err != nil {
+		return nil, err
+	}
 	if err := d.wake(ctx, m); err != nil {
-		// The file is still there: end this QEMU, and the next try begins anew.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
-		defer cancel()
-		return nil, errors.Join(m.withWords(err), m.kill(clean, m.Name, d.reap), m.setStatus(statusSuspended))
+		return nil, d.notResumed(ctx, m, err)
 	}
 	if err := m.setStatus(statusRunning); err != nil {
 		return nil, err
@@ -216,7 +232,20 @@ func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) 
 	return m, removeIfThere(m.file(stateName))
 }
 
-// restart starts a new QEMU from the state file, which stays.
+// dropState removes what was saved of a machine that is about to run. If it has
+// disks, also a power cut must not bring that back: it does not fit them any more.
+func (m *machine) dropState() error {
+	err := os.Remove(m.file(stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(m.Disks) > 0 {
+		err = syncDir(m.path)
+	}
+	return err
+}
+
+// restart starts a new QEMU from the state file, which stays. Its CPUs stand.
 func (d *Driver) restart(ctx context.Context, m *machine) (err error) {
 	if err := d.host.checkMemory(m.MemoryMB); err != nil {
 		return err
@@ -226,15 +255,8 @@ func (d *Driver) restart(ctx context.Context, m *machine) (err error) {
 		return err
 	}
 	defer f.Close()
-	defer func() {
-		if err == nil {
-			return
-		}
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
-		defer cancel()
-		err = errors.Join(m.withWords(err), m.kill(clean, m.Name, d.reap), m.setStatus(statusSuspended))
-	}()
-	mon, err := d.launch(ctx, m, memoryAnonymous)
+	defer func() { err = d.notResumed(ctx, m, err) }()
+	mon, err := d.launch(ctx, m, launching{memory: memoryAnonymous, incoming: true})
 	if err != nil {
 		return err
 	}
@@ -242,11 +264,30 @@ func (d *Driver) restart(ctx context.Context, m *machine) (err error) {
 	if err := load(ctx, mon, f, false); err != nil {
 		return err
 	}
+	d.hook(phaseReloaded)
+	return nil
+}
+
+// proceed lets the CPUs of a machine run that was started from its state file,
+// which stays until the machine is heard of.
+func (d *Driver) proceed(ctx context.Context, m *machine) (err error) {
+	defer func() { err = d.notResumed(ctx, m, err) }()
 	// From here on the machine may run: the file is not the machine any more,
 	// unless nobody ever hears of it.
 	if err := m.setStatus(statusResuming); err != nil {
 		return err
 	}
 	d.hook(phaseRestart)
-	return mon.Execute(ctx, "cont", nil, nil)
+	return d.command(ctx, m, "cont")
+}
+
+// notResumed ends the QEMU of a machine that has not come back, so that the next
+// try begins anew from its state file.
+func (d *Driver) notResumed(ctx context.Context, m *machine, err error) error {
+	if err == nil {
+		return nil
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpPatience)
+	defer cancel()
+	return errors.Join(m.withWords(err), m.kill(clean, m.Name, d.reap), m.setStatus(statusSuspended))
 }

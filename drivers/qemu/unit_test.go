@@ -32,8 +32,9 @@ func TestCommandLineIsTheGoldenOne(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]commandLine{
 		"template": {arch: architectures["amd64"], accel: AccelTCG, memoryMB: 128, cpus: 1, memory: memoryShared, guest: "template"},
-		"clone":    {arch: architectures["amd64"], accel: AccelKVM, memoryMB: 256, cpus: 2, memory: memoryPrivate, guest: "m1", address: "127.77.0.1", incoming: true},
-		"resumed":  {arch: architectures["arm64"], accel: AccelTCG, memoryMB: 128, cpus: 1, guest: "m1", address: "127.77.0.1", incoming: true},
+		"clone":    {arch: architectures["amd64"], accel: AccelKVM, memoryMB: 256, cpus: 2, memory: memoryPrivate, guest: "m1", address: "127.77.0.1", incoming: true, stopped: true},
+		"resumed":  {arch: architectures["arm64"], accel: AccelTCG, memoryMB: 128, cpus: 1, guest: "m1", address: "127.77.0.1", incoming: true, stopped: true},
+		"disks":    {arch: architectures["amd64"], accel: AccelTCG, memoryMB: 128, cpus: 1, guest: "m1", address: "127.77.0.1", stopped: true, disks: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

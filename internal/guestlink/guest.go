@@ -29,6 +29,8 @@ type GuestHandler interface {
 	Identify(ctx context.Context, req Request) error
 	// Wake puts clock and entropy right.
 	Wake(ctx context.Context, now time.Time, entropy []byte) error
+	// Flush writes to the disks what is kept in memory of their files.
+	Flush(ctx context.Context) error
 }
 
 // Guest is the machine's end of the channel: it answers a host's requests one
@@ -41,6 +43,7 @@ type Guest struct {
 	mu      sync.Mutex
 	state   string
 	machine string
+	disks   int      // of the identity
 	waiting []uint64 // numbers of OpIdentify requests not yet answered
 
 	answers chan Response
@@ -64,7 +67,12 @@ func NewGuest(version string, h GuestHandler, log *slog.Logger) *Guest {
 func (g *Guest) Resume(req Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.state, g.machine = StateStarting, req.Identity.Machine
+	g.takeLocked(req)
+}
+
+// takeLocked notes the identity of a request that is answered later.
+func (g *Guest) takeLocked(req Request) {
+	g.state, g.machine, g.disks = StateStarting, req.Identity.Machine, len(req.Identity.Disks)
 	g.waiting = append(g.waiting, req.Seq)
 }
 
@@ -80,7 +88,7 @@ func (g *Guest) settle(state, problem string) {
 	defer g.mu.Unlock()
 	g.state = state
 	if state == StateWaiting {
-		g.machine = ""
+		g.machine, g.disks = "", 0
 	}
 	for _, seq := range g.waiting {
 		g.answerLocked(seq, problem)
@@ -170,16 +178,22 @@ func (g *Guest) handle(ctx context.Context, req Request) {
 	case OpPing:
 		g.answer(req.Seq, "")
 	case OpWake:
-		if err := g.handler.Wake(ctx, req.Now, req.Entropy); err != nil {
-			g.answer(req.Seq, err.Error())
-			return
-		}
-		g.answer(req.Seq, "")
+		g.answer(req.Seq, problemOf(g.handler.Wake(ctx, req.Now, req.Entropy)))
+	case OpFlush:
+		g.answer(req.Seq, problemOf(g.handler.Flush(ctx)))
 	case OpIdentify:
 		g.identify(ctx, req)
 	default:
 		g.answer(req.Seq, fmt.Sprintf("unknown operation %q", req.Op))
 	}
+}
+
+// problemOf is an error as an answer has it.
+func problemOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (g *Guest) identify(ctx context.Context, req Request) {
@@ -202,8 +216,7 @@ func (g *Guest) accept(req Request) bool {
 	defer g.mu.Unlock()
 	switch {
 	case g.machine == "":
-		g.state, g.machine = StateStarting, req.Identity.Machine
-		g.waiting = append(g.waiting, req.Seq)
+		g.takeLocked(req)
 		return true
 	case g.machine != req.Identity.Machine:
 		g.answerLocked(req.Seq, fmt.Sprintf("this machine is %s already", g.machine))
@@ -224,7 +237,7 @@ func (g *Guest) answer(seq uint64, problem string) {
 // answerLocked queues an answer. Nobody who still reads has a full queue, so
 // the oldest goes first.
 func (g *Guest) answerLocked(seq uint64, problem string) {
-	r := Response{Seq: seq, State: g.state, Machine: g.machine, Version: g.version, Error: problem}
+	r := Response{Seq: seq, State: g.state, Machine: g.machine, Version: g.version, Disks: g.disks, Error: problem}
 	for {
 		select {
 		case g.answers <- r:

@@ -72,6 +72,7 @@ func (p *port) Write(b []byte) (int, error) {
 type machine struct {
 	identify func(guestlink.Request) error
 	wake     func(time.Time, []byte) error
+	flush    func() error
 }
 
 func (m *machine) Identify(_ context.Context, r guestlink.Request) error {
@@ -86,6 +87,13 @@ func (m *machine) Wake(_ context.Context, now time.Time, entropy []byte) error {
 		return nil
 	}
 	return m.wake(now, entropy)
+}
+
+func (m *machine) Flush(context.Context) error {
+	if m.flush == nil {
+		return nil
+	}
+	return m.flush()
 }
 
 func serve(t *testing.T, m *machine) (*guestlink.Guest, *port) {

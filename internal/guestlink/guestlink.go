@@ -35,6 +35,9 @@ const (
 	OpWake = "wake"
 	// OpPing only answers with the state.
 	OpPing = "ping"
+	// OpFlush has the machine write to its disks what it keeps in memory of
+	// their files. Answered when that is done.
+	OpFlush = "flush"
 )
 
 // The states a guest reports.
@@ -74,6 +77,17 @@ type Identity struct {
 	Gateway string `json:"gateway,omitempty"`
 	// UserData is a script to run once before the machine is ready, "" if none.
 	UserData string `json:"user_data,omitempty"`
+	// Disks are mounted before anything of the machine's user runs; if one cannot
+	// be, the identity is refused.
+	Disks []Disk `json:"disks,omitempty"`
+}
+
+// Disk is a persistent disk of a machine. It has a file system (ext4) already.
+type Disk struct {
+	// Serial is how the machine tells it from others: /sys/block/*/serial.
+	Serial string `json:"serial"`
+	// Folder is where it is mounted, an absolute path.
+	Folder string `json:"folder"`
 }
 
 // Response goes from guest to host.
@@ -84,6 +98,9 @@ type Response struct {
 	Machine string `json:"machine,omitempty"`
 	// Version is the agent's.
 	Version string `json:"version,omitempty"`
+	// Disks is how many of its identity's disks a machine that is ready has
+	// mounted. An agent that knows nothing of disks says 0.
+	Disks int `json:"disks,omitempty"`
 	// Error is set when the request was refused or failed.
 	Error string `json:"error,omitempty"`
 }

@@ -68,6 +68,13 @@ func (h *Host) Wake(ctx context.Context) (Response, error) {
 	return h.do(ctx, Request{Op: OpWake})
 }
 
+// Flush has the machine write what it keeps in memory to its disks, and returns
+// when it has.
+func (h *Host) Flush(ctx context.Context) error {
+	_, err := h.do(ctx, Request{Op: OpFlush})
+	return err
+}
+
 // Identify gives the machine its identity, entropy and clock and returns when
 // its agent listens. Repeating it with the same identity is harmless.
 func (h *Host) Identify(ctx context.Context, id Identity) (Response, error) {
@@ -88,6 +95,10 @@ func (h *Host) Identify(ctx context.Context, id Identity) (Response, error) {
 	if res.State != StateReady || res.Machine != id.Machine {
 		return res, fmt.Errorf("%w: state %q as machine %q, want %q as %q", ErrRefused, res.State, res.Machine, StateReady, id.Machine)
 	}
+	if res.Disks != len(id.Disks) {
+		return res, fmt.Errorf("%w: it has mounted %d of its %d persistent disks: the agent in its image (version %q) is of another time than this runner; build the image anew",
+			ErrRefused, res.Disks, len(id.Disks), res.Version)
+	}
 	return res, nil
 }
 
@@ -102,7 +113,7 @@ func (h *Host) do(ctx context.Context, req Request) (Response, error) {
 	}
 	h.seq++
 	req.Seq = h.seq
-	if req.Op != OpPing {
+	if req.Op == OpIdentify || req.Op == OpWake {
 		req.Entropy = make([]byte, entropySize)
 		_, _ = rand.Read(req.Entropy) // never fails, see crypto/rand
 		req.Now = h.now().UTC()

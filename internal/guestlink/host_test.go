@@ -191,8 +191,53 @@ func TestHostSpeaksWithGuest(t *testing.T) {
 	}
 }
 
+func TestHostRefusesAMachineThatHasNotMountedItsDisks(t *testing.T) {
+	t.Parallel()
+	id := guestlink.Identity{Machine: "m1", Disks: []guestlink.Disk{{Serial: "disk-0", Folder: "/mnt/a"}, {Serial: "disk-1", Folder: "/mnt/b"}}}
+	for mounted, want := range map[int]error{0: guestlink.ErrRefused, 1: guestlink.ErrRefused, 2: nil} {
+		host := script(t, func(_ int, req guestlink.Request) string {
+			return answer(guestlink.Response{Seq: req.Seq, State: guestlink.StateReady, Machine: "m1", Disks: mounted})
+		})
+		if _, err := host.Identify(t.Context(), id); !errors.Is(err, want) {
+			t.Errorf("with %d of 2 disks: %v, want %v", mounted, err, want)
+		}
+	}
+}
+
+func TestFlushIsAnsweredWhenTheMachineHasFlushed(t *testing.T) {
+	t.Parallel()
+	ours, theirs := net.Pipe()
+	flushed := 0
+	problem := errors.New("disk is gone")
+	m := &machine{flush: func() error {
+		if flushed++; flushed == 2 {
+			return problem
+		}
+		return nil
+	}}
+	guest := guestlink.NewGuest("v7", m, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- guest.Serve(ctx, theirs) }()
+	t.Cleanup(func() {
+		cancel()
+		_ = theirs.Close()
+		<-done
+	})
+	host := guestlink.NewHost(ours)
+	defer host.Close()
+	if err := host.Flush(t.Context()); err != nil || flushed != 1 {
+		t.Errorf("flush: %v, flushed %d times", err, flushed)
+	}
+	if err := host.Flush(t.Context()); !errors.Is(err, guestlink.ErrRefused) || !strings.Contains(err.Error(), problem.Error()) {
+		t.Errorf("flush that fails: %v", err)
+	}
+}
+
 // handler takes every identity at once.
 type handler struct{ guest *guestlink.Guest }
+
+func (*handler) Flush(context.Context) error { return nil }
 
 func (h *handler) Identify(context.Context, guestlink.Request) error { h.guest.Ready(); return nil }
 

@@ -2,16 +2,15 @@ package userdata
 
 import (
 	"bytes"
-	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -32,9 +31,6 @@ const (
 	unitDir       = "/etc/systemd/system"
 	certsDir      = confDir + "/certs"
 	gitspaceCerts = "/harness/certs"
-	// firstDisk is where gitspaces expect theirs; further ones lie beside it.
-	firstDisk = "/mnt/disks/mountdevcontainer"
-	disksDir  = "/mnt/disks/"
 )
 
 // cloudConfig is the part of cloud-init's format that is used.
@@ -148,19 +144,9 @@ func diskList(b pool.BootRequest) (string, error) {
 	}
 	var out strings.Builder
 	for i, d := range b.Disks {
-		folder := firstDisk
-		if i > 0 {
-			folder = disksDir + label(d.Name)
-		}
-		fmt.Fprintf(&out, "%s %s %s\n", label(d.Name), folder, strings.Join(b.Options.Disks(i), " "))
+		fmt.Fprintf(&out, "%s %s %s\n", drivers.DiskLabel(d.Name), drivers.DiskFolder(i, d.Name), strings.Join(b.Options.Disks(i), " "))
 	}
 	return out.String(), nil
-}
-
-// label is a disk's name as its file system bears it: at most 16 bytes.
-func label(disk string) string {
-	sum := sha256.Sum256([]byte(disk))
-	return "gs-" + hex.EncodeToString(sum[:6])
 }
 
 // conf is a list of a script's variables.

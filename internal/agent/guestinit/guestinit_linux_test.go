@@ -41,6 +41,27 @@ func TestPortIsFoundByItsName(t *testing.T) {
 	}
 }
 
+func TestDiskIsFoundByItsSerialNumber(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, serial := range map[string]string{"vda": "disk-10\n", "vdb": "disk-1\x00\x00", "vdc": "", "vdd": "disk-0"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "serial"), []byte(serial), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for serial, want := range map[string]string{"disk-0": "/dev/vdd", "disk-1": "/dev/vdb", "disk-10": "/dev/vda"} {
+		if got, err := awaitDisk(t.Context(), dir, serial, time.Minute); err != nil || got != want {
+			t.Errorf("%s is %q, %v, want %s", serial, got, err, want)
+		}
+	}
+	if got, err := awaitDisk(t.Context(), dir, "disk-2", time.Millisecond); err == nil || !strings.Contains(err.Error(), "disk-2") {
+		t.Errorf("a disk that is not there is %q, %v", got, err)
+	}
+}
+
 func TestHandoverReachesTheNewProcess(t *testing.T) {
 	t.Parallel()
 	socks, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -80,7 +80,7 @@ type waiting struct {
 
 // Identify makes this machine a new one and starts the program anew with its
 // identity. It returns only if that fails.
-func (w *waiting) Identify(_ context.Context, req guestlink.Request) error {
+func (w *waiting) Identify(ctx context.Context, req guestlink.Request) error {
 	id := req.Identity
 	if err := wake(req.Now, req.Entropy); err != nil {
 		return err
@@ -91,12 +91,17 @@ func (w *waiting) Identify(_ context.Context, req guestlink.Request) error {
 	if err := configureNetwork(id.Address, id.Gateway); err != nil {
 		return err
 	}
+	if err := mountDisks(ctx, id.Disks, w.log); err != nil {
+		return err
+	}
 	return reexec(req, w.port, w.args)
 }
 
 func (w *waiting) Wake(_ context.Context, now time.Time, entropy []byte) error {
 	return wake(now, entropy)
 }
+
+func (w *waiting) Flush(context.Context) error { return flush() }
 
 // live is the machine with its identity.
 func live(ctx context.Context, o Options, h *handover) error {
@@ -160,3 +165,5 @@ func (*living) Identify(context.Context, guestlink.Request) error {
 func (*living) Wake(_ context.Context, now time.Time, entropy []byte) error {
 	return wake(now, entropy)
 }
+
+func (*living) Flush(context.Context) error { return flush() }
