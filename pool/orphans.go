@@ -319,15 +319,15 @@ func (m *Manager) report(ctx context.Context, o Orphan, s *sighting, now time.Ti
 		return
 	}
 	s.reported = o.Reason
-	what := "machine"
+	what, why := "machine", "has no row"
 	if o.Disk {
-		what = "disk"
+		what, why = "disk", "is in no gitspace's use"
 	}
-	m.log.Warn("something in the cloud has no row and is left alone; see drone-runner-aws orphans",
+	m.log.Warn("something in the cloud is nobody's and is left alone; see drone-runner-aws orphans",
 		"what", what, "name", o.Name, "pool", o.Tags.Pool, "why", o.Reason)
 	err := m.store.Note(ctx, Event{
 		At: now, Pool: o.Tags.Pool, Instance: o.Tags.Instance, Reason: "orphan_reported",
-		Message: what + " " + o.Name + " has no row and is left alone (" + string(o.Reason) + "): " + o.Explain(),
+		Message: what + " " + o.Name + " " + why + " and is left alone (" + string(o.Reason) + "): " + o.Explain(),
 	})
 	if err != nil {
 		m.log.Error("event not written", "err", err)

@@ -243,15 +243,15 @@ func (m *Manager) deleteDisk(ctx context.Context, d Disk, since time.Time) error
 	if i < 0 && (!l.Complete || l.At.Before(since) || m.distrustsClock()) {
 		return fmt.Errorf("%w: %s could not be listed completely, or only as it was before", ErrUnavailable, d.Scope)
 	}
+	rows, err := m.store.Disks(ctx, DiskQuery{Scope: d.Scope, Name: d.Name, Doomed: true})
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(rows, func(row Disk) bool { return row.Zone == d.Zone })
+	if at < 0 {
+		return nil // somebody else has deleted it
+	}
 	if i >= 0 {
-		rows, err := m.store.Disks(ctx, DiskQuery{Scope: d.Scope, Name: d.Name, Doomed: true})
-		if err != nil {
-			return err
-		}
-		at := slices.IndexFunc(rows, func(row Disk) bool { return row.Zone == d.Zone })
-		if at < 0 {
-			return nil // somebody else has deleted it
-		}
 		e := evidence{
 			Why: ReasonReleased, Disk: &l.Disks[i], DiskRow: &rows[at], Controller: m.controller.ID,
 			Complete: l.Complete, ListedAt: l.At,
