@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -27,27 +28,57 @@ func (p *program) imageCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name:      "build",
-				Usage:     "make an image; nothing is downloaded twice, no root is needed",
-				ArgsUsage: "tiny",
-				Description: `Makes the image local machines boot from: Debian's cloud kernel, busybox and the
-agent. The two packages come from apt, or from any mirror or file with their
-checksum. An image that is there already, with the same agent, stays as it is.
+				Usage:     "make one of the images that are built here",
+				ArgsUsage: "tiny|debian",
+				Description: `Makes an image local machines boot from. One that is there already, with the same
+agent, stays as it is.
+
+tiny is Debian's cloud kernel, busybox and the agent, all in memory. The two
+packages come from apt, or from any mirror or file with their checksum; nothing
+is downloaded twice, and no root is needed.
+
+debian is a Debian system on a disk: systemd, cloud-init, openssh-server, git,
+curl, ca-certificates and the agent. It is put together by mmdebstrap, mke2fs and
+qemu-img in about two minutes and needs root.
 
    drone-runner-aws image build tiny
+   sudo drone-runner-aws image build debian --data-dir .run --mirror http://mirror.example.com/debian
    drone-runner-aws image build tiny --agent bin/runner-agent --data-dir .run
    drone-runner-aws image build tiny \
      --kernel-url file:///mnt/linux-image-6.1.0-44-cloud-amd64_6.1.164-1_amd64.deb --kernel-sha256 9f86… \
      --busybox-url file:///mnt/busybox-static_1.35.0-4_amd64.deb --busybox-sha256 60303…`,
 				Flags: []cli.Flag{
 					dataDirFlag(),
-					&cli.StringFlag{Name: "agent", Usage: "the agent's `FILE`, a static Linux program (default: beside this program, else on the PATH)", EnvVars: []string{"RUNNER_AGENT_BINARY"}, TakesFile: true},
+					agentFlag(),
 					&cli.BoolFlag{Name: "update", Usage: "fetch the packages again and make the image anew", EnvVars: []string{"RUNNER_IMAGE_UPDATE"}},
+					&cli.StringFlag{Name: "mirror", Usage: "`URL` debian comes from (default: Debian itself, with its updates)", EnvVars: []string{"RUNNER_DEBIAN_MIRROR"}},
+					&cli.StringFlag{Name: "suite", Usage: "`NAME` of Debian's release", Value: image.DefaultSuite, EnvVars: []string{"RUNNER_DEBIAN_SUITE"}},
 					&cli.StringFlag{Name: "kernel-url", Usage: "`URL` or file of the kernel's package, instead of apt", EnvVars: []string{"RUNNER_KERNEL_URL"}},
 					&cli.StringFlag{Name: "kernel-sha256", Usage: "its `SUM`", EnvVars: []string{"RUNNER_KERNEL_SHA256"}},
 					&cli.StringFlag{Name: "busybox-url", Usage: "`URL` or file of the package busybox-static, instead of apt", EnvVars: []string{"RUNNER_BUSYBOX_URL"}},
 					&cli.StringFlag{Name: "busybox-sha256", Usage: "its `SUM`", EnvVars: []string{"RUNNER_BUSYBOX_SHA256"}},
 				},
 				Action: p.imageBuild,
+			},
+			{
+				Name:      "import",
+				Usage:     "make an image of a disk, such as a distribution's cloud image",
+				ArgsUsage: "NAME FILE|URL",
+				Description: `The disk is a qcow2 file, or a raw one with a boot sector, for this host's
+architecture. It boots by itself, and has systemd and cloud-init: they bring the
+agent from a second disk. A file that needs another one (a backing file) is
+refused. A download that broke off goes on when the command is given again, and
+an address needs the file's checksum.
+
+   drone-runner-aws image import bookworm ./debian-12-genericcloud-amd64.qcow2
+   drone-runner-aws image import bookworm https://mirror.example.com/debian-12-genericcloud-amd64.qcow2 \
+     --sha256 8f9ea5…`,
+				Flags: []cli.Flag{
+					dataDirFlag(), jsonFlag(), agentFlag(),
+					&cli.StringFlag{Name: "sha256", Usage: "the file's `SUM`; needed with an address", EnvVars: []string{"RUNNER_IMAGE_SHA256"}},
+					&cli.IntFlag{Name: "memory", Usage: "least memory of its machines in `MIB`", Value: image.ImportedMinMemoryMB, EnvVars: []string{"RUNNER_IMAGE_MEMORY"}},
+				},
+				Action: p.imageImport,
 			},
 			{
 				Name:  "ls",
@@ -87,7 +118,7 @@ checksum. An image that is there already, with the same agent, stays as it is.
 			},
 			{
 				Name:      "rm",
-				Usage:     "remove an image; machines that run from it are not touched",
+				Usage:     "remove an image that no machine uses",
 				ArgsUsage: "NAME",
 				Flags:     []cli.Flag{dataDirFlag()},
 				Action: func(c *cli.Context) error {
@@ -98,10 +129,32 @@ checksum. An image that is there already, with the same agent, stays as it is.
 					if _, err := image.Inspect(dir, name); errors.Is(err, image.ErrNotExist) {
 						return err
 					}
+					users, err := qemu.ImageUsers(filepath.Dir(dir), name)
+					if err != nil {
+						return err
+					}
+					if len(users) > 0 {
+						return fmt.Errorf("image %s is used by %s; take it out of the pool file and let them end, or drain the pool", name, someOf(users))
+					}
 					return image.Remove(dir, name)
 				},
 			},
 		},
+	}
+}
+
+// someOf names the first of some machines.
+func someOf(machines []string) string {
+	if len(machines) == 1 {
+		return "1 machine: " + machines[0]
+	}
+	return fmt.Sprintf("%d machines, the first %s", len(machines), machines[0])
+}
+
+func agentFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "agent", Usage: "the agent's `FILE`, a static Linux program (default: beside this program, else on the PATH)",
+		EnvVars: []string{"RUNNER_AGENT_BINARY"}, TakesFile: true,
 	}
 }
 
@@ -145,8 +198,9 @@ func (p *program) imageBuild(c *cli.Context) error {
 	}
 	o := image.Options{
 		Name: name, Dir: dir, AgentPath: agent, Update: c.Bool("update"),
-		Kernel:   image.Source{URL: c.String("kernel-url"), SHA256: c.String("kernel-sha256")},
-		Busybox:  image.Source{URL: c.String("busybox-url"), SHA256: c.String("busybox-sha256")},
+		Kernel:  image.Source{URL: c.String("kernel-url"), SHA256: c.String("kernel-sha256")},
+		Busybox: image.Source{URL: c.String("busybox-url"), SHA256: c.String("busybox-sha256")},
+		Suite:   c.String("suite"), Mirror: c.String("mirror"),
 		Progress: p.progress(),
 	}
 	start := time.Now()
@@ -156,6 +210,35 @@ func (p *program) imageBuild(c *cli.Context) error {
 	}
 	fmt.Fprintf(p.stdout, "image %s is ready after %s: kernel %s, %d MiB of memory at least, in %s\n",
 		img.Name, time.Since(start).Round(100*time.Millisecond), img.KernelRelease, img.MinMemoryMB, img.Dir)
+	return nil
+}
+
+func (p *program) imageImport(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return usagef(c, "give a name for the image and the disk's file or address")
+	}
+	dir, err := imagesDir(c)
+	if err != nil {
+		return err
+	}
+	agent, err := findAgent(c.String("agent"))
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	img, err := image.Import(c.Context, image.ImportOptions{
+		Name: c.Args().Get(0), Dir: dir, AgentPath: agent, MinMemoryMB: c.Int("memory"),
+		From:     image.Source{URL: c.Args().Get(1), SHA256: c.String("sha256")},
+		Progress: p.progress(),
+	})
+	if err != nil {
+		return cancelled(c.Context, err)
+	}
+	if c.Bool("json") {
+		return p.json(img)
+	}
+	fmt.Fprintf(p.stdout, "image %s is ready after %s: a disk of %.1f GB, %d MiB of memory at least, in %s\n",
+		img.Name, time.Since(start).Round(100*time.Millisecond), float64(img.Disk.Size)/1e9, img.MinMemoryMB, img.Dir)
 	return nil
 }
 
@@ -241,9 +324,14 @@ func printImages(w io.Writer, images []*image.Image) error {
 		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tARCH\tKERNEL\tAGENT\tMEMORY\tFOLDER")
+	fmt.Fprintln(t, "NAME\tARCH\tKERNEL\tAGENT\tMEMORY\tDISK\tFOLDER")
 	for _, i := range images {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%s\n", i.Name, i.Arch, i.KernelRelease, short(i.Agent.Version), i.MinMemoryMB, i.Dir)
+		disk := "none"
+		if i.Disk != nil {
+			disk = fmt.Sprintf("%.1f GB", float64(i.Disk.Size)/1e9)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%s\t%s\n",
+			i.Name, i.Arch, cmp.Or(i.KernelRelease, "its own"), short(i.Agent.Version), i.MinMemoryMB, disk, i.Dir)
 	}
 	return t.Flush()
 }

@@ -28,26 +28,38 @@ func initCommand() *cli.Command {
 			return guestinit.Run(c.Context, guestinit.Options{
 				Version: version,
 				Args:    []string{os.Args[0], "init"},
-				Serve:   serveIdentity,
+				Serve: func(ctx context.Context, s guestinit.Session) error {
+					return serveIdentity(ctx, s, agent.Options{StateDir: memoryStateDir, OutputLimit: memoryOutputLimit})
+				},
+			})
+		},
+	}
+}
+
+func guestCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "guest",
+		Usage: "be the agent of a local machine with a system of its own: wait for its identity on the host's channel, then serve",
+		Action: func(c *cli.Context) error {
+			return guestinit.RunService(c.Context, guestinit.Options{
+				Version: version,
+				Args:    []string{os.Args[0], "guest"},
+				Serve: func(ctx context.Context, s guestinit.Session) error {
+					return serveIdentity(ctx, s, agent.Options{})
+				},
 			})
 		},
 	}
 }
 
 // serveIdentity serves with certificates that are in memory only.
-func serveIdentity(ctx context.Context, s guestinit.Session) error {
+func serveIdentity(ctx context.Context, s guestinit.Session, o agent.Options) error {
 	conf, err := agent.TLSConfig(s.Identity.CACert, s.Identity.Cert, s.Identity.Key)
 	if err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
-	a, err := agent.New(agent.Options{
-		Version:     version,
-		Machine:     s.Identity.Machine,
-		StateDir:    memoryStateDir,
-		OutputLimit: memoryOutputLimit,
-		Spawner:     s.Spawner,
-		Log:         s.Log,
-	})
+	o.Version, o.Machine, o.Spawner, o.Log = version, s.Identity.Machine, s.Spawner, s.Log
+	a, err := agent.New(o)
 	if err != nil {
 		return err
 	}

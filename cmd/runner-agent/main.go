@@ -81,7 +81,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {},
 		OnUsageError:    wrong,
-		Commands:        []*cli.Command{server, hostCommand(), certsCommand(), initCommand()},
+		Commands:        []*cli.Command{server, hostCommand(), certsCommand(), initCommand(), guestCommand()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("unknown command %q; see runner-agent --help", c.Args().First())}

@@ -32,7 +32,7 @@ const ModulesFile = "/etc/runner-agent/modules"
 
 // Options says what to build.
 type Options struct {
-	// Name is the image's name; only "tiny" (also the default) is known.
+	// Name is the image's name: "tiny" (also the default) or "debian".
 	Name string
 	// Dir is the folder of all images.
 	Dir string
@@ -45,6 +45,9 @@ type Options struct {
 	Arch string
 	// Kernel and Busybox replace apt as the source of the packages.
 	Kernel, Busybox Source
+	// Suite and Mirror are for debian: the release, by default DefaultSuite, and
+	// where it comes from, by default Debian itself with all updates.
+	Suite, Mirror string
 	// Update asks apt or the source again though the packages are cached.
 	Update bool
 	// HTTP fetches from a Source; by default http.DefaultClient.
@@ -56,12 +59,12 @@ type Options struct {
 
 // Build makes an image, or makes it anew: a running reader sees the old one or
 // the new one, whole. It touches the network only for packages that are not in
-// the cache beside the images. It does not need root.
+// the cache beside the images. Only debian needs root.
 func Build(ctx context.Context, o Options) (*Image, error) {
 	o.Name = cmp.Or(o.Name, Tiny)
 	o.Arch = cmp.Or(o.Arch, runtime.GOARCH)
-	if o.Name != Tiny {
-		return nil, fmt.Errorf("image %s: not built in yet; the image that can be built is %s", o.Name, Tiny)
+	if o.Name != Tiny && o.Name != Debian {
+		return nil, fmt.Errorf("image %s: those that can be built are %s and %s; others are made with: %s", o.Name, Tiny, Debian, remake(o.Name))
 	}
 	if o.HTTP == nil {
 		o.HTTP = http.DefaultClient
@@ -69,27 +72,54 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
-	agent, err := readAgent(&o)
+	build := buildTiny
+	if o.Name == Debian {
+		build = buildDebian
+	}
+	img, err := build(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
 	}
-	cache := filepath.Join(o.Dir, cacheFolder)
+	return img, nil
+}
+
+// makeFolders makes the folders of images and packages, and removes from them
+// what killed builds have left.
+func makeFolders(dir string) (cache string, err error) {
+	cache = filepath.Join(dir, cacheFolder)
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+		return "", err
 	}
-	for _, dir := range []string{o.Dir, cache} {
-		if err := tidy(dir, time.Now()); err != nil {
-			return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+	for _, d := range []string{dir, cache} {
+		if err := tidy(d, time.Now()); err != nil {
+			return "", err
 		}
 	}
-	f := &fetcher{cache: cache, arch: o.Arch, client: o.HTTP, progress: o.Progress, apt: runApt, osRelease: "/etc/os-release"}
+	return cache, nil
+}
+
+// buildTiny makes the image that runs from memory.
+func buildTiny(ctx context.Context, o Options) (*Image, error) {
+	agent, version, err := readAgent(o.AgentPath, o.AgentVersion, o.Arch)
+	if err != nil {
+		return nil, err
+	}
+	o.AgentVersion = version
+	cache, err := makeFolders(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	f := &fetcher{
+		cache: cache, arch: o.Arch, client: o.HTTP, progress: o.Progress, help: offlineHelp,
+		apt: runApt, osRelease: "/etc/os-release",
+	}
 	kernel, modules, err := f.getKernel(ctx, o.Kernel, o.Update)
 	if err != nil {
-		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+		return nil, err
 	}
 	busybox, err := f.get(ctx, "busybox", o.Busybox, func(context.Context) (string, error) { return "busybox-static", nil }, o.Update)
 	if err != nil {
-		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
+		return nil, err
 	}
 	manifest := Manifest{Name: o.Name, Arch: o.Arch, MinMemoryMB: TinyMinMemoryMB, Kernel: kernel.Package, Busybox: busybox.Package}
 	kernelDebs := []string{filepath.Join(cache, kernel.File)}
@@ -97,49 +127,47 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 		manifest.KernelModules = &modules.Package
 		kernelDebs = append(kernelDebs, filepath.Join(cache, modules.File))
 	}
-	img, err := assemble(ctx, o, agent, kernelDebs, filepath.Join(cache, busybox.File), manifest)
-	if err != nil {
-		return nil, fmt.Errorf("build image %s: %w", o.Name, err)
-	}
-	return img, nil
+	return assemble(ctx, o, agent, kernelDebs, filepath.Join(cache, busybox.File), manifest)
 }
 
-// readAgent checks that the agent can be the first process of a machine.
-func readAgent(o *Options) ([]byte, error) {
-	data, err := os.ReadFile(o.AgentPath)
+// readAgent checks that the agent can be the first process of a machine of that
+// architecture, and finds out its version unless one is given.
+func readAgent(file, given, arch string) (agent []byte, version string, err error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("agent: %w", err)
+		return nil, "", fmt.Errorf("agent: %w", err)
 	}
-	bad := func(why string) error {
-		return fmt.Errorf("agent %s: %s; build it with CGO_ENABLED=0 GOOS=linux GOARCH=%s go build ./cmd/runner-agent", o.AgentPath, why, o.Arch)
+	bad := func(why string) ([]byte, string, error) {
+		return nil, "", fmt.Errorf("agent %s: %s; build it with CGO_ENABLED=0 GOOS=linux GOARCH=%s go build ./cmd/runner-agent", file, why, arch)
 	}
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
-		return nil, bad("not a Linux program")
+		return bad("not a Linux program")
 	}
 	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
-	if want, ok := machines[o.Arch]; !ok {
-		return nil, fmt.Errorf("architecture %s: not built in yet; amd64 and arm64 are", o.Arch)
+	if want, ok := machines[arch]; !ok {
+		return nil, "", fmt.Errorf("architecture %s: not built in yet; amd64 and arm64 are", arch)
 	} else if f.Machine != want {
-		return nil, bad("made for " + f.Machine.String())
+		return bad("made for " + f.Machine.String())
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return nil, bad("not static, and there is no C library in the image")
+			return bad("not static, and there is no C library in the image")
 		}
 	}
-	if o.AgentVersion == "" {
-		o.AgentVersion = "unknown"
-		if info, err := buildinfo.Read(bytes.NewReader(data)); err == nil {
-			o.AgentVersion = info.Main.Version
-			for _, s := range info.Settings {
-				if s.Key == "vcs.revision" && info.Main.Version == "(devel)" {
-					o.AgentVersion = s.Value
-				}
+	if given != "" {
+		return data, given, nil
+	}
+	version = "unknown"
+	if info, err := buildinfo.Read(bytes.NewReader(data)); err == nil {
+		version = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && info.Main.Version == "(devel)" {
+				version = s.Value
 			}
 		}
 	}
-	return data, nil
+	return data, version, nil
 }
 
 // assemble unpacks the packages and writes the image's folder.

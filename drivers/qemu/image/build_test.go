@@ -260,8 +260,8 @@ func TestBuildRefuses(t *testing.T) {
 			"made for EM_MIPS",
 		},
 		"an image we cannot build": {
-			func(_ *testing.T, o *image.Options, _ map[string][]byte) { o.Name = "debian" },
-			"image debian: not built in yet; the image that can be built is tiny",
+			func(_ *testing.T, o *image.Options, _ map[string][]byte) { o.Name = "mine" },
+			"image mine: those that can be built are tiny and debian; others are made with: drone-runner-aws image import mine FILE|URL",
 		},
 		"a package with another checksum": {
 			func(_ *testing.T, o *image.Options, _ map[string][]byte) { o.Kernel.SHA256 = sum([]byte("else")) },

@@ -48,6 +48,8 @@ type fetcher struct {
 	osRelease string
 	client    *http.Client
 	progress  func(step string, done, total int64)
+	// help is what a person without network can do.
+	help string
 	// apt runs a program of apt in dir and returns its output. Tests replace it.
 	apt func(ctx context.Context, dir, program string, args ...string) ([]byte, error)
 }
@@ -256,7 +258,7 @@ func (f *fetcher) download(ctx context.Context, part, url, file string) error {
 	}
 	res, err := f.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w; is this host offline? %s", causeOf(ctx, err), offlineHelp)
+		return fmt.Errorf("%w; is this host offline? %s", causeOf(ctx, err), f.help)
 	}
 	defer res.Body.Close()
 	switch res.StatusCode {

@@ -18,6 +18,8 @@ import (
 const (
 	KernelFile    = "vmlinuz"
 	InitramfsFile = "initramfs"
+	DiskFile      = "disk.qcow2"
+	SeedFile      = "seed.iso"
 	manifestFile  = "manifest.json"
 )
 
@@ -35,19 +37,34 @@ type Manifest struct {
 	Name string `json:"name"`
 	// Arch is Go's word, "amd64" or "arm64".
 	Arch string `json:"arch"`
-	// KernelRelease is what uname -r says inside.
-	KernelRelease string  `json:"kernel_release"`
-	Kernel        Package `json:"kernel"`
+	// Disk is the disk machines of the image boot from; nil if they run from
+	// memory.
+	Disk *Disk `json:"disk,omitempty"`
+	// KernelRelease is what uname -r says inside; "" if the kernel is on the disk.
+	KernelRelease string  `json:"kernel_release,omitempty"`
+	Kernel        Package `json:"kernel,omitzero"`
 	// KernelModules is the package of the kernel's modules, if it has its own.
 	KernelModules *Package `json:"kernel_modules,omitempty"`
-	Busybox       Package  `json:"busybox"`
+	Busybox       Package  `json:"busybox,omitzero"`
 	Agent         Agent    `json:"agent"`
 	// MinMemoryMB is the least memory it boots with, in MiB.
 	MinMemoryMB int `json:"min_memory_mb"`
 	// Modules are loaded by the agent, in this order.
-	Modules []string `json:"modules"`
+	Modules []string `json:"modules,omitempty"`
 	// Files are the files of the image by name.
 	Files map[string]File `json:"files"`
+}
+
+// Disk is the disk of an image, a qcow2 file without a backing file.
+type Disk struct {
+	// Size is what a machine sees of it, in bytes.
+	Size int64 `json:"size"`
+	// Suite and Mirror are what it was built from, "" if it was imported.
+	Suite  string `json:"suite,omitempty"`
+	Mirror string `json:"mirror,omitempty"`
+	// Source and SourceSHA256 are what it was imported from.
+	Source       string `json:"source,omitempty"`
+	SourceSHA256 string `json:"source_sha256,omitempty"`
 }
 
 // Package is a Debian package an image was made of.
@@ -82,10 +99,47 @@ func (i *Image) Kernel() string { return filepath.Join(i.Dir, KernelFile) }
 // Initramfs is the path of the initramfs.
 func (i *Image) Initramfs() string { return filepath.Join(i.Dir, InitramfsFile) }
 
-// Hash identifies kernel and initramfs together.
+// HasKernel says whether machines are started with the image's kernel and
+// initramfs; if not, the firmware looks for one on the disk.
+func (i *Image) HasKernel() bool { return i.has(KernelFile) }
+
+// HasSeed says whether the agent comes into a machine by cloud-init and a disk
+// of the image's own.
+func (i *Image) HasSeed() bool { return i.has(SeedFile) }
+
+func (i *Image) has(name string) bool {
+	_, ok := i.Files[name]
+	return ok
+}
+
+// Hash identifies all files of the image together.
 func (i *Image) Hash() string {
-	sum := sha256.Sum256([]byte(i.Files[KernelFile].SHA256 + "\n" + i.Files[InitramfsFile].SHA256))
+	text := i.Files[KernelFile].SHA256 + "\n" + i.Files[InitramfsFile].SHA256
+	if i.Disk != nil {
+		text += "\n" + i.Files[DiskFile].SHA256 + "\n" + i.Files[SeedFile].SHA256
+	}
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
+}
+
+// needs are the files without which the image is none.
+func (i *Image) needs() []string {
+	switch {
+	case i.Disk == nil:
+		return []string{KernelFile, InitramfsFile}
+	case i.HasKernel():
+		return []string{DiskFile, KernelFile, InitramfsFile}
+	default:
+		return []string{DiskFile, SeedFile}
+	}
+}
+
+// remake is the command that makes an image of this name.
+func remake(name string) string {
+	if name == Tiny || name == Debian {
+		return "drone-runner-aws image build " + name
+	}
+	return "drone-runner-aws image import " + name + " FILE|URL"
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
@@ -99,25 +153,25 @@ func Inspect(dir, name string) (*Image, error) {
 	img := &Image{Dir: filepath.Join(dir, name)}
 	raw, err := os.ReadFile(filepath.Join(img.Dir, manifestFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("image %s: %w in %s; make it with: drone-runner-aws image build %s", name, ErrNotExist, dir, name)
+		return nil, fmt.Errorf("image %s: %w in %s; make it with: %s", name, ErrNotExist, dir, remake(name))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
 	if err := json.Unmarshal(raw, &img.Manifest); err != nil {
-		return nil, fmt.Errorf("image %s: %s is broken: %w; build the image again", name, manifestFile, err)
+		return nil, fmt.Errorf("image %s: %s is broken: %w; make the image again", name, manifestFile, err)
 	}
-	for _, file := range []string{KernelFile, InitramfsFile} {
+	for _, file := range img.needs() {
 		want, ok := img.Files[file]
 		if !ok {
-			return nil, fmt.Errorf("image %s: %s does not name %s; build the image again", name, manifestFile, file)
+			return nil, fmt.Errorf("image %s: %s does not name %s; make the image again", name, manifestFile, file)
 		}
 		info, err := os.Stat(filepath.Join(img.Dir, file))
 		if err != nil {
-			return nil, fmt.Errorf("image %s: %w; build the image again", name, err)
+			return nil, fmt.Errorf("image %s: %w; make the image again", name, err)
 		}
 		if info.Size() != want.Size {
-			return nil, fmt.Errorf("image %s: %s has %d bytes, %d expected; build the image again", name, file, info.Size(), want.Size)
+			return nil, fmt.Errorf("image %s: %s has %d bytes, %d expected; make the image again", name, file, info.Size(), want.Size)
 		}
 	}
 	return img, nil
@@ -184,7 +238,7 @@ func Verify(dir, name string) error {
 			return fmt.Errorf("image %s: %w", name, err)
 		}
 		if got != want {
-			return fmt.Errorf("image %s: %s was changed (SHA-256 %s, %s expected); build the image again", name, file, got.SHA256, want.SHA256)
+			return fmt.Errorf("image %s: %s was changed (SHA-256 %s, %s expected); make the image again", name, file, got.SHA256, want.SHA256)
 		}
 	}
 	return nil

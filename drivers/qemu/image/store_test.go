@@ -40,7 +40,7 @@ func TestStoreListsRemovesAndVerifies(t *testing.T) {
 	if err := os.Truncate(got[0].Kernel(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := image.List(o.Dir); err == nil || !strings.Contains(err.Error(), "build the image again") {
+	if _, err := image.List(o.Dir); err == nil || !strings.Contains(err.Error(), "make the image again") {
 		t.Errorf("list with a cut kernel: %v", err)
 	}
 	for range 2 {

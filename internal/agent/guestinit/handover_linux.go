@@ -61,6 +61,22 @@ func giveHandover(req guestlink.Request) (fd int, err error) {
 	return fd, nil
 }
 
+// handedOver is what the process before this one has left, nil if there was none.
+func handedOver() (*handover, error) {
+	text, ok := os.LookupEnv(handoverVariable)
+	if !ok {
+		return nil, nil
+	}
+	if err := os.Unsetenv(handoverVariable); err != nil {
+		return nil, err
+	}
+	h, err := takeHandover(text)
+	if err != nil {
+		return nil, fmt.Errorf("take over identity: %w", err)
+	}
+	return h, nil
+}
+
 // takeHandover reads what reexec has left and lets go of the memory.
 func takeHandover(text string) (*handover, error) {
 	var mem, fd int

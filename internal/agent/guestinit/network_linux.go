@@ -1,10 +1,12 @@
 package guestinit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +74,29 @@ func parsePrefix(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%s is not an IPv4 address", text)
 	}
 	return p, nil
+}
+
+const (
+	// cardPatience is how long the system may take to load a card's driver.
+	cardPatience = 20 * time.Second
+	cardPause    = 20 * time.Millisecond
+)
+
+// awaitCard waits until there is a network card.
+func awaitCard(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, cardPatience)
+	defer cancel()
+	for {
+		_, err := firstCard()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(cardPause):
+		}
+	}
 }
 
 func firstCard() (string, error) {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vm-runner/drone-runner-aws/internal/agent"
 	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
 )
 
@@ -36,18 +37,17 @@ func Run(ctx context.Context, o Options) error {
 
 // run is the process before the identity or, after the change, the one with it.
 func run(ctx context.Context, o Options) error {
-	text, ok := os.LookupEnv(handoverVariable)
-	if !ok {
-		return wait(ctx, o)
-	}
-	if err := os.Unsetenv(handoverVariable); err != nil {
+	h, err := handedOver()
+	if err != nil {
 		return err
 	}
-	h, err := takeHandover(text)
-	if err != nil {
-		return fmt.Errorf("take over identity: %w", err)
+	if h == nil {
+		return wait(ctx, o)
 	}
-	return live(ctx, o, h)
+	log := console()
+	reaper := newReaper(log)
+	go reaper.run(ctx)
+	return live(ctx, o, h, reaper, log)
 }
 
 // wait is the machine without an identity. It ends by replacing the process.
@@ -104,22 +104,19 @@ func (w *waiting) Wake(_ context.Context, now time.Time, entropy []byte) error {
 func (w *waiting) Flush(context.Context) error { return flush() }
 
 // live is the machine with its identity.
-func live(ctx context.Context, o Options, h *handover) error {
-	log := console()
-	reaper := newReaper(log)
-	go reaper.run(ctx)
+func live(ctx context.Context, o Options, h *handover, spawn agent.Spawner, log *slog.Logger) error {
 	guest := guestlink.NewGuest(o.Version, &living{}, log)
 	guest.Resume(h.request)
 	channel := make(chan error, 1)
 	go func() { channel <- guest.Serve(ctx, h.port) }()
 
 	id := h.request.Identity
-	if err := runUserData(ctx, reaper, id.UserData, log); err != nil {
+	if err := runUserData(ctx, spawn, id.UserData, log); err != nil {
 		return surrender(ctx, guest, channel, err)
 	}
 	served := make(chan error, 1)
 	go func() {
-		served <- o.Serve(ctx, Session{Identity: id, Spawner: reaper, Log: log, Ready: func() {
+		served <- o.Serve(ctx, Session{Identity: id, Spawner: spawn, Log: log, Ready: func() {
 			log.Info("ready", "machine", id.Machine)
 			guest.Ready()
 		}})
