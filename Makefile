@@ -7,7 +7,7 @@ PKG ?= ./...
 FUZZTIME ?= 30s
 GOLANGCI_LINT_VERSION := v2.15.0
 
-.PHONY: help run build test check race bench fuzz sim chaos soak lint vuln cover generate pins
+.PHONY: help run build test check race bench fuzz sim chaos soak cloud-init lint vuln cover generate pins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ chaos: ## kill, stop and starve the real runner under load, and audit: KILLS=100
 
 soak: ## the same for long, and watch its memory: HOURS=1
 	@scripts/chaos.sh soak
+
+cloud-init: ## build the image debian (root, mmdebstrap) and boot it with the user data of a cloud
+	TEST_DEBIAN_IMAGE=$${TEST_DEBIAN_IMAGE:-build} go test -tags e2e -count=1 -timeout 20m -run Rendered -v ./internal/e2e
 
 lint: ## golangci-lint, at a pinned version
 	@scripts/lint.sh $(GOLANGCI_LINT_VERSION)

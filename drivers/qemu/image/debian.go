@@ -50,6 +50,9 @@ var debianPackages = []string{
 //go:embed guest/fstab
 var debianFstab []byte
 
+//go:embed guest/cloud.cfg
+var cloudConfig []byte
+
 //go:embed guest/runner-ssh-keys.service
 var sshKeysUnit []byte
 
@@ -212,6 +215,7 @@ func furnish(root string, agent []byte) error {
 		{"etc/systemd/system/runner-ssh-keys.service", 0o644, sshKeysUnit},
 		{"etc/systemd/system/ssh.service.d/keys.conf", 0o644, sshKeysDropIn},
 		{"etc/systemd/system/ssh@.service.d/keys.conf", 0o644, sshKeysDropIn},
+		{"etc/cloud/cloud.cfg.d/90-runner.cfg", 0o644, cloudConfig},
 		{"etc/fstab", 0o644, debianFstab},
 		{"etc/hostname", 0o644, []byte("debian\n")},
 		{"etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n")},
