@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/agentfiles"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/internal/userdata"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -30,6 +34,13 @@ func bootScripts(c env.Config) (*userdata.Renderer, error) {
 			EgressNoProxy: b.EgressNoProxy, EgressCACert: b.EgressCACert,
 		},
 	}
+	if cfg.AgentURL == "" && c.AgentBind != "" {
+		url, err := agentfiles.BaseURL(c.AgentBind)
+		if err != nil {
+			return nil, fmt.Errorf("DRONE_AGENT_DOWNLOAD_BIND: %w", err)
+		}
+		cfg.AgentURL = url
+	}
 	// Only a release has agents that are published.
 	if cfg.AgentURL == "" && released.MatchString(version) {
 		cfg.AgentURL = releases + version
@@ -46,6 +57,42 @@ func bootScripts(c env.Config) (*userdata.Renderer, error) {
 		return nil, fmt.Errorf("DRONE_LITE_ENGINE_PATH, DRONE_LITE_ENGINE_FALLBACK_PATH, RUNNER_AGENT_SHA256: %w", err)
 	}
 	return r, nil
+}
+
+// agentDir is the folder agents are served from.
+func agentDir(c env.Config) (string, error) {
+	if c.AgentDir != "" {
+		return c.AgentDir, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program's folder: %w; set RUNNER_AGENT_DIR", err)
+	}
+	return filepath.Dir(self), nil
+}
+
+// serveAgents opens the listener machines download their agent from, if there is
+// to be one, and puts its address into the configuration. What it returns serves
+// until its context ends.
+func (d *delegate) serveAgents(ctx context.Context) (func(context.Context) error, error) {
+	if d.cfg.AgentBind == "" {
+		return func(ctx context.Context) error { <-ctx.Done(); return nil }, nil
+	}
+	dir, err := agentDir(d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	files, err := agentfiles.Open(dir, d.log)
+	if err != nil {
+		return nil, fmt.Errorf("DRONE_AGENT_DOWNLOAD_BIND, RUNNER_AGENT_DIR: %w", err)
+	}
+	ln, bound, err := agentfiles.Listen(ctx, d.cfg.AgentBind)
+	if err != nil {
+		return nil, fmt.Errorf("DRONE_AGENT_DOWNLOAD_BIND: %w", err)
+	}
+	d.cfg.AgentBind = bound
+	d.log.Info("serving agents to machines", "address", ln.Addr().String(), "folder", dir, "files", files.Names())
+	return func(ctx context.Context) error { return files.Serve(ctx, ln) }, nil
 }
 
 // checkScript adds to a type's check that of the template of a pool's own boot

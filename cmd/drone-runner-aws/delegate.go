@@ -113,6 +113,10 @@ func (d *delegate) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(interrupted(ctx, err), tcp.Close())
 	}
+	agents, err := d.serveAgents(ctx)
+	if err != nil {
+		return errors.Join(interrupted(ctx, err), tcp.Close(), admin.Close())
+	}
 	address := tcp.Addr().String()
 
 	// The first of the two to fail ends the other; a signal ends the requests,
@@ -125,6 +129,10 @@ func (d *delegate) serve(ctx context.Context) error {
 	g.Go(func() error {
 		defer stopEngine()
 		return d.server.Serve(serving, tcp, admin)
+	})
+	g.Go(func() error {
+		defer stopServing()
+		return agents(serving)
 	})
 	g.Go(func() error {
 		defer stopServing()

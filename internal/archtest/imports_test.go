@@ -38,6 +38,7 @@ var table = []rule{
 	{"internal/userdata", []string{"pool", "drivers"}},
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/fakecloud/**", []string{"internal/agent/agentapi", "internal/fakecloud", "internal/fakecloud/**"}},
+	{"internal/agentfiles", nil},
 	{"internal/testclock", nil}, // tests only
 	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**", "internal/fakecloud", "internal/fakecloud/**", "internal/agent/agentclient"}}, // tests only
 	{"internal/e2e", nil}, // tests only

@@ -212,7 +212,7 @@ func TestRemarks(t *testing.T) {
 		{"a name like none of ours", "DRONE_COMMIT_SHA=x", "", ""},
 		{"somebody else's name", "HTTP_BIND=x", "", ""},
 		{"a secret's file is known", "DRONE_DATABASE_DATASOURCE_FILE=/dev/null", "", ""},
-		{"for later", "DRONE_AGENT_DOWNLOAD_BIND=x", "", "not built in yet"},
+		{"for later", "DRONE_DISTRIBUTED_DB_IAM_AUTH=true", "", "not built in yet"},
 		{"out of scope", "DRONE_RPC_HOST=x", "", ""},
 		{"removed, by prefix", "DRONE_SETTINGS_AWS_REGION=x", "", "amazon"},
 		{"removed, by name", "DIGITALOCEAN_PAT=x", "", "DIGITAL_OCEAN_PAT"},

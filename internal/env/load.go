@@ -48,6 +48,9 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 type Config struct {
 	Debug, Trace bool
 	HTTPBind     string
+	// AgentBind is where agents are served, "" for nowhere; AgentDir what is
+	// served, "" for the program's folder.
+	AgentBind, AgentDir string
 	// HTTPAllow is in addition to the server's default.
 	HTTPAllow   []string
 	RunnerName  string

@@ -32,7 +32,15 @@ var serverGroup = group{
 			field: func(c *Config) any { return &c.Volumes },
 		},
 		{Name: "ENV", Meaning: "value of the label `harness_env` of machines in a cloud", field: func(c *Config) any { return &c.Environment }},
-		{Name: "DRONE_AGENT_DOWNLOAD_BIND", Meaning: "address of a second listener that serves agent binaries to machines", Status: Later},
+		{
+			Name: "DRONE_AGENT_DOWNLOAD_BIND", Meaning: "address of a second listener that serves the agent's binaries and their checksums to machines, and nothing else, for example `10.0.0.5:3080`; machines then download from there unless `DRONE_LITE_ENGINE_PATH` is set",
+			field: func(c *Config) any { return &c.AgentBind },
+		},
+		{
+			Name: "RUNNER_AGENT_DIR", Default: "the program's folder", Computed: true,
+			Meaning: "folder of what that listener serves: `lite-engine-<os>-<arch>` or `runner-agent-<os>-<arch>`, with `.exe` on Windows, or `runner-agent` for this host's kind",
+			field:   func(c *Config) any { return &c.AgentDir },
+		},
 		{Name: "DRONE_HTTP_PROTO", Meaning: "was read and never used by older runners", Status: Unused},
 		{Name: "DRONE_HTTP_HOST", Meaning: "was read and never used by older runners", Status: Unused},
 		{Name: "DRONE_HTTP_ACME", Meaning: "was read and never used by older runners", Status: Unused},
@@ -133,7 +141,7 @@ var bootGroup = group{
 	title: "Boot of cloud machines",
 	intro: "What the boot scripts of machines in clouds are made of; see boot.md. Local machines bring their agent in the image.",
 	variables: []Variable{
-		{Name: "DRONE_LITE_ENGINE_PATH", Default: "the releases of this version", Computed: true, Meaning: "base address of the agent that machines in clouds download: `lite-engine-<os>-<arch>`, with `.exe` on Windows, and `SHA256SUMS` beside it; ours or an existing one", field: func(c *Config) any { return &c.Boot.AgentURL }},
+		{Name: "DRONE_LITE_ENGINE_PATH", Default: "the listener of `DRONE_AGENT_DOWNLOAD_BIND` if it is on, else the releases of this version", Computed: true, Meaning: "base address of the agent that machines in clouds download: `lite-engine-<os>-<arch>`, with `.exe` on Windows, and `SHA256SUMS` beside it; ours or an existing one", field: func(c *Config) any { return &c.Boot.AgentURL }},
 		{Name: "DRONE_LITE_ENGINE_FALLBACK_PATH", Meaning: "second address of the same files", field: func(c *Config) any { return &c.Boot.AgentFallbackURL }},
 		{Name: "RUNNER_AGENT_SHA256", Type: List, Meaning: "SHA-256 of those files, as `name=sum`; a machine looks up what is not named here in `SHA256SUMS`, and takes no file without a sum", field: func(c *Config) any { return &c.Boot.AgentSHA256 }},
 		{Name: "DRONE_HARNESS_TEST_BINARY_URI", Default: "https://app.harness.io/storage/harness-download/harness-ti/split_tests", Meaning: "for own templates only, as all below: base address of split_tests", field: func(c *Config) any { return &c.Boot.HarnessTest }},
