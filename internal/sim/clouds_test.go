@@ -156,8 +156,10 @@ type realCloud struct {
 	faults  *fakecloud.Faults
 	// methods are those that can go wrong.
 	methods []string
-	// living is what costs money now.
-	living func() []fakecloud.Thing
+	// living is what costs money now, made everything there ever was.
+	living, made func() []fakecloud.Thing
+	// calls counts those that were made, by method.
+	calls func() map[string]int
 	// answers says whether a machine runs at an address.
 	answers func(address string) bool
 	// scarce makes a zone have no room until then.
@@ -167,10 +169,12 @@ type realCloud struct {
 const simGoogleSpec = `{account: {project_id: test-project}, image: projects/ubuntu-os-cloud/global/images/family/ubuntu-2404-lts-amd64,
   machine_type: e2-standard-2, zone: [us-central1-a, us-central1-b], private_ip: true, networks: [{network: default}]}`
 
-func googleCloud(seed uint64) *realCloud {
-	c := gce.New(gce.Options{Seed: seed, PageSize: 50})
+func googleCloud(seed uint64) *realCloud { return googleFake(gce.Options{Seed: seed, PageSize: 50}) }
+
+func googleFake(o gce.Options) *realCloud {
+	c := gce.New(o)
 	return &realCloud{
-		handler: c, faults: &c.Faults, living: c.Living,
+		handler: c, faults: &c.Faults, living: c.Living, made: c.Books.Ever, calls: c.Books.Calls,
 		methods: []string{
 			"compute.instances.insert", "compute.instances.delete", "compute.instances.aggregatedList", "compute.instances.get", "compute.instances.suspend",
 			"compute.instances.resume", "compute.disks.insert", "compute.disks.delete", "compute.disks.aggregatedList", "compute.zoneOperations.wait", "compute.zoneOperations.list",
@@ -191,7 +195,9 @@ func googleCloud(seed uint64) *realCloud {
 
 const simAmazonSpec = `{account: {region: us-east-1, access_key_id: AKID, access_key_secret: secret}, ami: ami-0a1b2c3d4e5f60001, size: t3.large, network: {private_ip: true}}`
 
-func amazonCloud(seed uint64) *realCloud {
+func amazonCloud(seed uint64) *realCloud { return amazonFake(ec2.Options{Seed: seed, Page: 50}) }
+
+func amazonFake(o ec2.Options) *realCloud {
 	var mu sync.Mutex
 	on := map[string]bool{}
 	note := func(m ec2.Machine, is bool) {
@@ -199,10 +205,8 @@ func amazonCloud(seed uint64) *realCloud {
 		defer mu.Unlock()
 		on[m.PrivateIP] = is
 	}
-	c := ec2.New(ec2.Options{
-		Seed: seed, Page: 50,
-		Boots: func(m ec2.Machine) { note(m, true) }, Halts: func(m ec2.Machine) { note(m, false) },
-	})
+	o.Boots, o.Halts = func(m ec2.Machine) { note(m, true) }, func(m ec2.Machine) { note(m, false) }
+	c := ec2.New(o)
 	return &realCloud{
 		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.Host, "ssm.") {
@@ -212,7 +216,7 @@ func amazonCloud(seed uint64) *realCloud {
 			c.ServeHTTP(w, r)
 		}),
 		faults: &c.Faults,
-		living: func() []fakecloud.Thing { c.Settle(); return c.Books.Living() },
+		living: func() []fakecloud.Thing { c.Settle(); return c.Books.Living() }, made: c.Books.Ever, calls: c.Books.Calls,
 		methods: []string{
 			"RunInstances", "TerminateInstances", "DescribeInstances", "StopInstances", "StartInstances", "DescribeVolumes", "CreateVolume", "AttachVolume", "DeleteVolume", "CreateTags",
 		},
