@@ -46,6 +46,11 @@ type Agent interface {
 	// Output copies a step's output from a byte offset to w until the step
 	// has ended and all is read, or ctx ends, and returns the next offset.
 	Output(ctx context.Context, t Target, step string, offset int64, w io.Writer) (int64, error)
+	// Renew gives the machine the certificates it is to use from now on, next, in
+	// place of t's, in one try. The same again is no error. With certificates in t
+	// that have ended it reaches the machine all the same, if that has exactly
+	// these. An agent that cannot is an *AgentError of status 404.
+	Renew(ctx context.Context, t Target, next drivers.Identity) error
 	// Suspend tells the agent that its machine is about to be suspended.
 	Suspend(ctx context.Context, t Target, body json.RawMessage) error
 	// Destroy lets the agent clean up before its machine is destroyed.

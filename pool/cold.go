@@ -121,14 +121,11 @@ func (m *Manager) intent(rt *runtime, f *flavour, kind Kind, w Want, c Choice) (
 		// forgets.
 		Due: rt.dueAt(now.Add(m.t.Create+m.t.BootWindows), now),
 	}
-	validity := gitspaceValidity
 	if kind == Build {
-		life := m.freeAge(rt) + m.busyAge(rt)
-		inst.Deadline = now.Add(life + time.Hour)
-		validity = life + 24*time.Hour
+		inst.Deadline = now.Add(m.freeAge(rt) + m.busyAge(rt) + time.Hour)
 	}
 	if !ok {
-		identity, err := NewIdentity(d.id, d.name, m.serverName, nil, now, validity)
+		identity, err := NewIdentity(d.id, d.name, m.serverName, nil, now, m.validity(kind, rt.cfg.Name))
 		if err != nil {
 			return Intent{}, err
 		}

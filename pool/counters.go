@@ -22,7 +22,7 @@ type counters struct {
 func (c *counters) init() {
 	c.c = Counters{
 		Setups: map[string]int64{}, Creates: map[PoolOutcome]int64{},
-		Destroys: map[PoolOutcome]int64{}, Fallbacks: map[PoolOutcome]int64{},
+		Destroys: map[PoolOutcome]int64{}, Fallbacks: map[PoolOutcome]int64{}, Renewals: map[string]int64{},
 	}
 	c.byScope = map[string]map[OrphanLabel]int{}
 	c.phaseMap = map[string]*Histogram{}
@@ -44,6 +44,13 @@ func (c *counters) destroyed(pool, outcome string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.c.Destroys[PoolOutcome{pool, outcome}]++
+}
+
+// renewed counts a renewal of a machine's certificates.
+func (c *counters) renewed(outcome string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.c.Renewals[outcome]++
 }
 
 // fallback counts a setup that did not get its machine from the first pool.
@@ -86,7 +93,7 @@ func (m *Manager) Counters() Counters {
 	defer c.mu.Unlock()
 	out := Counters{
 		Setups: maps.Clone(c.c.Setups), Creates: maps.Clone(c.c.Creates),
-		Destroys: maps.Clone(c.c.Destroys), Fallbacks: maps.Clone(c.c.Fallbacks),
+		Destroys: maps.Clone(c.c.Destroys), Fallbacks: maps.Clone(c.c.Fallbacks), Renewals: maps.Clone(c.c.Renewals),
 		Phases: make(map[string]Histogram, len(c.phaseMap)), Orphans: map[OrphanLabel]int{},
 	}
 	for name, h := range c.phaseMap {

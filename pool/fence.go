@@ -153,6 +153,14 @@ func (f fencing) Waking(ctx context.Context, k LeaseKey, waiter string, due, now
 	return l, inst, err
 }
 
+func (f fencing) Renewing(ctx context.Context, r Renewal) (Instance, error) {
+	return wrote(ctx, f, func(s Store) (Instance, error) { return s.Renewing(ctx, r) })
+}
+
+func (f fencing) Renewed(ctx context.Context, r Renewal) (Instance, error) {
+	return wrote(ctx, f, func(s Store) (Instance, error) { return s.Renewed(ctx, r) })
+}
+
 func (f fencing) Woken(ctx context.Context, a Acceptance) (Instance, error) {
 	return wrote(ctx, f, func(s Store) (Instance, error) { return s.Woken(ctx, a) })
 }

@@ -53,6 +53,9 @@ type Instance struct {
 	Port    int
 	// Identity is sealed in the store.
 	Identity drivers.Identity
+	// NextIdentity is set while the machine is being given new certificates: it has
+	// either. It is kept as Identity is.
+	NextIdentity drivers.Identity `json:"-"`
 	// InitScript is a gitspace's, for drivers with boot scripts: a secret, sealed
 	// with the identity and gone with it.
 	InitScript string `json:"-"`

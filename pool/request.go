@@ -174,6 +174,9 @@ type Counters struct {
 	Destroys map[PoolOutcome]int64
 	// Fallbacks by pool and success.
 	Fallbacks map[PoolOutcome]int64
+	// Renewals of machines' certificates by outcome ("renewed", "failed",
+	// "unsupported").
+	Renewals map[string]int64
 	// Phases holds durations by phase ("claim", "create", "boot", "health",
 	// "setup", "total") in seconds.
 	Phases map[string]Histogram

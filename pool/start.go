@@ -95,7 +95,7 @@ func (s *setup) instance(ctx context.Context) (Instance, error) {
 func (s *setup) prepare(ctx context.Context, inst Instance) (SetupResult, bool, error) {
 	m := s.m
 	s.k.tell(Progress{Phase: "provisioned", Pool: inst.Pool, Instance: &inst})
-	phase, err := m.ready(ctx, inst, s.r, func() {
+	inst, phase, err := m.ready(ctx, inst, s.r, func() {
 		s.k.tell(Progress{Phase: "healthy", Pool: inst.Pool, Instance: &inst})
 	})
 	if err == nil {
@@ -177,11 +177,12 @@ func (m *Manager) busyDue(l Lease, now time.Time) time.Time {
 const farFuture = 10 * 365 * 24 * time.Hour
 
 // ready lets a leased machine run and has its agent set up; healthy is called
-// between the two. The phase says how far it came: "health" or "setup".
-func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, healthy func()) (phase string, err error) {
+// between the two. The phase says how far it came: "health" or "setup". The row
+// that is returned has the machine's certificates as they are now.
+func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, healthy func()) (_ Instance, phase string, err error) {
 	rt := m.runtimeOf(inst)
 	if rt == nil {
-		return "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
+		return inst, "health", fmt.Errorf("%w: pool %s has no driver", ErrNotFound, inst.Pool)
 	}
 	begun := m.now()
 	health, cancel := context.WithTimeout(ctx, m.healthBudget(inst))
@@ -189,14 +190,24 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	client := rt.driver(inst)
 	if client.CanPause() {
 		if err := m.settler.leave(health, inst.ID); err != nil {
-			return "health", err
+			return inst, "health", err
 		}
 		// The answer comes from the agent itself, so it is the health check.
 		if err := client.Unpause(health, inst.Ref()); err != nil {
-			return "health", err
+			return inst, "health", err
 		}
-	} else if _, err := m.awaitHealth(health, inst, m.stillHeld(ctx, inst)); err != nil {
-		return "health", fmt.Errorf("agent not healthy after %s: %w", m.now().Sub(begun).Round(time.Millisecond), err)
+	}
+	held := m.stillHeld(ctx, inst)
+	if wantsRenewal(inst, m.stamp()) {
+		// First thing: it may have ended while the machine slept.
+		if inst, err = m.reissue(health, inst, held); err != nil {
+			return inst, "health", fmt.Errorf("the machine's certificate has ended and is not renewed: %w (%s)", err, endedAdvice)
+		}
+	}
+	if !client.CanPause() {
+		if _, err := m.awaitHealth(health, inst, held); err != nil {
+			return inst, "health", fmt.Errorf("agent not healthy after %s: %w", m.now().Sub(begun).Round(time.Millisecond), err)
+		}
 	}
 	healthy()
 	m.counters.phase("health", m.now().Sub(begun))
@@ -204,15 +215,22 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	defer m.links.use(inst.ID, m.now)()
 	setup, cancel := context.WithTimeout(ctx, m.t.Setup)
 	defer cancel()
+	if wantsRenewal(inst, m.stamp()) {
+		if fresh, err := m.renewCertificate(setup, inst); err == nil {
+			inst = fresh
+		} else {
+			m.log.Debug("certificate not renewed yet", "instance", inst.Name, "err", err)
+		}
+	}
 	if err := m.agent.Setup(setup, inst.Target(), r.Body); err != nil {
 		var refusal *AgentError
 		if errors.As(err, &refusal) {
-			return "setup", err
+			return inst, "setup", err
 		}
-		return "health", fmt.Errorf("agent did not take the setup in %s: %w", m.t.Setup, err)
+		return inst, "health", fmt.Errorf("agent did not take the setup in %s: %w", m.t.Setup, err)
 	}
 	m.counters.phase("setup", m.now().Sub(begun))
-	return "", nil
+	return inst, "", nil
 }
 
 // healthBudget is how long a leased machine's agent may take to answer.

@@ -122,6 +122,16 @@ type Store interface {
 	// in its state, which must be the expected one.
 	Postpone(ctx context.Context, id string, state InstanceState, p Postponement) error
 
+	// Renewing writes down the certificates a machine is about to be given, beside
+	// those it has, and Renewed that it has taken them: from then on they are its
+	// Identity. Until Renewed either may be the machine's, so Renewing keeps what
+	// it has written before, and returns the row with it. A Renewing whose From is
+	// not the present leaf changes nothing; neither does a Renewed whose leaf is the
+	// present one already. A Renewed of anything else is ErrConflict, and so are
+	// both for a machine without an identity. Every other state allows them.
+	Renewing(ctx context.Context, r Renewal) (Instance, error)
+	Renewed(ctx context.Context, r Renewal) (Instance, error)
+
 	// Arrive joins or begins the lease of a setup. While a lease of this id is
 	// not final it is returned as it is, Joined (its Waiter becomes this one,
 	// and its WaitUntil and Due if it was waiting without a Waiter); else a
@@ -232,6 +242,17 @@ type Store interface {
 	Ping(ctx context.Context) error
 	// Close waits for running operations and closes the database.
 	Close() error
+}
+
+// Renewal is the exchange of a machine's certificates.
+type Renewal struct {
+	ID string
+	// From is the leaf that is replaced, for Renewing only.
+	From []byte
+	// Next has the new CA certificate, leaf and key; all else stays as it is.
+	Next   drivers.Identity
+	Now    time.Time
+	Events []Event
 }
 
 // Controller is the owner of a store's machines.

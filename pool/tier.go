@@ -329,7 +329,7 @@ func (m *Manager) resumeGitspace(ctx context.Context, rt *runtime, inst Instance
 		return aerr
 	}
 	if _, err := m.store.Woken(ctx, Acceptance{
-		ID: inst.ID, CloudID: at.ID, Zone: at.Zone, Address: at.Address, Port: at.Port, Due: now.Add(farFuture), Now: now,
+		ID: inst.ID, CloudID: at.ID, Zone: at.Zone, Address: at.Address, Port: at.Port, Due: now.Add(leasedRecheck), Now: now,
 	}); err != nil {
 		return err
 	}

@@ -478,7 +478,8 @@ func (m *Manager) condemn(ctx context.Context, inst Instance, e evidence, detail
 const leasedRecheck = time.Hour
 
 // lookAtLeased looks whether a machine in use still has its lease, which
-// otherwise says when it ends. A build without one is nobody's.
+// otherwise says when it ends, and sees to its certificates. A build without a
+// lease is nobody's.
 func (m *Manager) lookAtLeased(ctx context.Context, inst Instance) (*Instance, error) {
 	now := m.stamp()
 	if now.Before(inst.Due) {
@@ -492,9 +493,11 @@ func (m *Manager) lookAtLeased(ctx context.Context, inst Instance) (*Instance, e
 	if gone && inst.Kind == Build && !inst.Held {
 		return m.condemn(ctx, inst, evidence{Why: ReasonReleased}, "no lease has it any more")
 	}
-	return nil, m.store.Postpone(ctx, inst.ID, inst.State, Postponement{
-		Due: now.Add(leasedRecheck), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now,
-	})
+	p := Postponement{Due: now.Add(leasedRecheck), Attempts: inst.Attempts, Reason: inst.Reason, Detail: inst.Detail, Now: now}
+	if !gone {
+		m.keepCertificate(ctx, inst, &p)
+	}
+	return nil, m.store.Postpone(ctx, inst.ID, inst.State, p)
 }
 
 // bury ends a failed build when its time has come; a gitspace stays for its

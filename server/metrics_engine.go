@@ -43,6 +43,7 @@ var (
 	descFailing   = desc("drone_runner_destroys_failing", "Machines that could not be destroyed yet.", "pool_id")
 	descOldest    = desc("drone_runner_destroys_failing_oldest_seconds", "How long the one that has waited longest is to go.", "pool_id")
 	descSetups    = desc("drone_runner_setups_total", "Setups by outcome.", "outcome")
+	descRenewals  = desc("drone_runner_certificate_renewals_total", "Renewals of machines' certificates by outcome; unsupported: the machine has an agent that cannot.", "outcome")
 	descPhase     = desc("drone_runner_setup_phase_duration_seconds", "Time of each phase on the way to a machine.", "phase")
 	descPoolMin   = desc("drone_runner_pool_min", "Machines to keep warm.", "pool_id")
 	descPoolMax   = desc("drone_runner_pool_max", "Machines that may exist.", "pool_id")
@@ -97,6 +98,9 @@ func (e *engineCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	for outcome, n := range c.Setups {
 		count(descSetups, n, outcome)
+	}
+	for outcome, n := range c.Renewals {
+		count(descRenewals, n, outcome)
 	}
 	for k, n := range c.Creates {
 		count(descCreates, n, k.Pool, k.Outcome)

@@ -31,6 +31,7 @@ func TestMetrics(t *testing.T) {
 	f := v1Fake()
 	f.counters = pool.Counters{
 		Setups:    map[string]int64{"warm": 5, "failed": 1},
+		Renewals:  map[string]int64{"renewed": 4},
 		Creates:   map[pool.PoolOutcome]int64{{Pool: "linux", Outcome: "success"}: 7},
 		Destroys:  map[pool.PoolOutcome]int64{{Pool: "linux", Outcome: "error"}: 2},
 		Fallbacks: map[pool.PoolOutcome]int64{{Pool: "linux", Outcome: "true"}: 1},
@@ -66,6 +67,7 @@ func TestMetrics(t *testing.T) {
 		`runner_vm_init_attempts_total{outcome="success",pool_id="linux",reason="none",source="hotpool",zone="zone-a"} 1`,
 		`runner_vm_init_attempts_total{outcome="error",pool_id="linux",reason="health_failed",source="ondemand",zone=""} 1`,
 		`drone_runner_setups_total{outcome="warm"} 5`,
+		`drone_runner_certificate_renewals_total{outcome="renewed"} 4`,
 		`drone_runner_setup_phase_duration_seconds_bucket{phase="claim",le="0.01"} 2`,
 		`drone_runner_setup_phase_duration_seconds_bucket{phase="claim",le="+Inf"} 4`,
 		`drone_runner_orphans{kind="machine",reason="gitspace_is_only_reported",scope="noop:/data"} 1`,

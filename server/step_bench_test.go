@@ -38,11 +38,11 @@ func (d *agentHere) Ping(context.Context) error { return nil }
 func (d *agentHere) Create(_ context.Context, spec drivers.Spec) (drivers.Ref, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	conf, err := agent.TLSConfig(spec.Identity.CACert, spec.Identity.Cert, spec.Identity.Key)
+	a, err := agent.New(agent.Options{SharedDir: filepath.Join(d.b.TempDir(), "engine"), StateDir: filepath.Join(d.b.TempDir(), "state")})
 	if err != nil {
 		return drivers.Ref{}, err
 	}
-	a, err := agent.New(agent.Options{SharedDir: filepath.Join(d.b.TempDir(), "engine"), StateDir: filepath.Join(d.b.TempDir(), "state")})
+	conf, err := a.TLSConfig(spec.Identity.CACert, spec.Identity.Cert, spec.Identity.Key)
 	if err != nil {
 		return drivers.Ref{}, err
 	}

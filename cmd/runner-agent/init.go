@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -54,14 +55,14 @@ func guestCommand() *cli.Command {
 
 // serveIdentity serves with certificates that are in memory only.
 func serveIdentity(ctx context.Context, s guestinit.Session, o agent.Options) error {
-	conf, err := agent.TLSConfig(s.Identity.CACert, s.Identity.Cert, s.Identity.Key)
-	if err != nil {
-		return fmt.Errorf("identity: %w", err)
-	}
 	o.Version, o.Machine, o.Spawner, o.Log = version, s.Identity.Machine, s.Spawner, s.Log
 	a, err := agent.New(o)
 	if err != nil {
 		return err
+	}
+	conf, err := a.TLSConfig(s.Identity.CACert, s.Identity.Cert, s.Identity.Key)
+	if err != nil {
+		return errors.Join(fmt.Errorf("identity: %w", err), a.Close())
 	}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", guestlink.AgentPort))
 	if err != nil {

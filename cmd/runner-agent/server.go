@@ -89,7 +89,7 @@ func serve(ctx context.Context, envFile string, stderr io.Writer) error {
 	var conf *tls.Config
 	if !insecure {
 		a.Preparing("certificates")
-		conf, err = awaitCertificates(ctx, certificatePaths{
+		conf, err = awaitCertificates(ctx, a, certificatePaths{
 			ca:   set.text("CLIENT_CERT_FILE", defaultCA),
 			cert: set.text("SERVER_CERT_FILE", defaultCert),
 			key:  set.text("SERVER_KEY_FILE", defaultKey),
@@ -120,12 +120,12 @@ const (
 
 // awaitCertificates loads the pair and the CA, waiting for files that are not
 // there or not whole yet.
-func awaitCertificates(ctx context.Context, p certificatePaths, log *slog.Logger) (*tls.Config, error) {
+func awaitCertificates(ctx context.Context, a *agent.Agent, p certificatePaths, log *slog.Logger) (*tls.Config, error) {
 	ctx, cancel := context.WithTimeout(ctx, certificateTime)
 	defer cancel()
 	said := false
 	for {
-		conf, err := loadCertificates(p)
+		conf, err := loadCertificates(a, p)
 		if err == nil {
 			return conf, nil
 		}
@@ -141,7 +141,7 @@ func awaitCertificates(ctx context.Context, p certificatePaths, log *slog.Logger
 	}
 }
 
-func loadCertificates(p certificatePaths) (*tls.Config, error) {
+func loadCertificates(a *agent.Agent, p certificatePaths) (*tls.Config, error) {
 	var pem [3][]byte
 	for i, path := range []string{p.ca, p.cert, p.key} {
 		text, err := os.ReadFile(path)
@@ -150,7 +150,7 @@ func loadCertificates(p certificatePaths) (*tls.Config, error) {
 		}
 		pem[i] = text
 	}
-	conf, err := agent.TLSConfig(pem[0], pem[1], pem[2])
+	conf, err := a.TLSConfig(pem[0], pem[1], pem[2])
 	if err != nil {
 		return nil, fmt.Errorf("%s, %s, %s: %w", p.ca, p.cert, p.key, err)
 	}

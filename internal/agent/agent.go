@@ -30,7 +30,8 @@ type Agent struct {
 	state *state
 	stats *collector
 
-	setups sync.Mutex // one setup or destroy at a time
+	setups   sync.Mutex // one setup or destroy at a time
+	renewals sync.Mutex // one renewal at a time
 
 	mu        sync.Mutex
 	preparing string // what is still missing before anything is served, "" if nothing
@@ -39,6 +40,8 @@ type Agent struct {
 	numbered  int           // steps so far, for file names
 	stopping  bool
 	use       use
+	creds     *credentials // nil without TLS
+	renewed   string       // where the next ones are kept, "" for nowhere
 
 	steps sync.WaitGroup
 	polls atomic.Int32 // that wait

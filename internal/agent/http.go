@@ -28,8 +28,9 @@ const (
 type route struct {
 	method string
 	handle func(w http.ResponseWriter, r *http.Request)
-	// always marks the route that is served while the agent prepares.
-	always bool
+	// always marks the route that is served while the agent prepares, and to
+	// callers whose certificate is not good now; ended the other one of these.
+	always, ended bool
 }
 
 // Handler serves the agent's interface. It answers as existing agents do,
@@ -44,6 +45,7 @@ func (a *Agent) Handler() http.Handler {
 		agentapi.PathDestroy:   post(a, a.destroy),
 		agentapi.PathSuspend:   post(a, a.suspend),
 		agentapi.PathRehearse:  post(a, a.rehearse),
+		agentapi.PathRenew:     renewal(post(a, a.renew)),
 		agentapi.PathMint:      {method: http.MethodPost, handle: a.mint},
 	}
 	return a.recovered(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -60,6 +62,8 @@ func (a *Agent) Handler() http.Handler {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 		case !rt.always && a.unready() != "":
 			a.refuse(w, r, http.StatusServiceUnavailable, preparingError(a.unready()))
+		case !rt.always && !rt.ended && mayOnlyRenew(r.TLS, time.Now()):
+			a.refuse(w, r, http.StatusForbidden, errEnded)
 		default:
 			rt.handle(w, r)
 		}
@@ -112,6 +116,16 @@ func (a *Agent) logFor(r *http.Request) *slog.Logger {
 		log = log.With("request", id)
 	}
 	return log
+}
+
+// errEnded refuses a caller that may renew the machine's certificate and
+// nothing else.
+var errEnded = errors.New("the certificate of this machine is not good by its clock: renew it first, and look at the clock")
+
+// renewal is a route that is also served to callers whose certificate has ended.
+func renewal(rt route) route {
+	rt.ended = true
+	return rt
 }
 
 // badRequest marks errors that answer 400.
@@ -264,6 +278,10 @@ func (a *Agent) setup(w http.ResponseWriter, r *http.Request) {
 	post(a, func(ctx context.Context, in *agentapi.SetupRequest) (*agentapi.Empty, error) {
 		return &agentapi.Empty{}, a.SetupFor(ctx, use, in)
 	}).handle(w, r)
+}
+
+func (a *Agent) renew(ctx context.Context, in *agentapi.RenewRequest) (*agentapi.Empty, error) {
+	return &agentapi.Empty{}, a.Renew(ctx, in)
 }
 
 func (a *Agent) startStep(ctx context.Context, in *agentapi.StartStepRequest) (*agentapi.Empty, error) {

@@ -66,7 +66,7 @@ func newRig(t testing.TB, change ...func(*agent.Options)) *rig {
 	if r.certs, err = agent.NewCertificates(serverName, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	conf, err := agent.TLSConfig(r.certs.CACert, r.certs.Cert, r.certs.Key)
+	conf, err := r.agent.TLSConfig(r.certs.CACert, r.certs.Cert, r.certs.Key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,26 +20,6 @@ const (
 	// closeTimeout bounds the wait for open answers at shutdown.
 	closeTimeout = 3 * time.Second
 )
-
-// TLSConfig is the configuration of the agent's listener: TLS 1.3, one pair,
-// and clients that show a certificate of exactly that CA. All PEM.
-func TLSConfig(caPEM, certPEM, keyPEM []byte) (*tls.Config, error) {
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("server certificate: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(caPEM) {
-		return nil, errors.New("CA certificate: no certificate in PEM form")
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{pair},
-		ClientCAs:    pool,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		NextProtos:   []string{"h2", "http/1.1"},
-	}, nil
-}
 
 // Serve answers on ln until ctx ends, with TLS if conf is not nil. Then it
 // stops accepting, ends all steps, lets open answers go out and returns nil.

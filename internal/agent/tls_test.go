@@ -161,16 +161,16 @@ func TestCertificateShapesOfOtherPrograms(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			certs := makePair(t, c.rsa, c.pkcs8, c.ca, c.leaf)
-			conf, err := agent.TLSConfig(certs.CACert, certs.Cert, certs.Key)
-			if err != nil {
-				t.Fatal(err)
-			}
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
 			a, err := agent.New(agent.Options{SharedDir: dir + "/e", StateDir: dir + "/s", Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conf, err := a.TLSConfig(certs.CACert, certs.Cert, certs.Key)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -262,10 +262,18 @@ func TestTLSConfigNamesWhatIsWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := agent.TLSConfig([]byte("x"), good.Cert, good.Key); err == nil || !strings.Contains(err.Error(), "CA certificate") {
+	dir := t.TempDir()
+	a, err := agent.New(agent.Options{SharedDir: dir + "/e", StateDir: dir + "/s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.TLSConfig([]byte("x"), good.Cert, good.Key); err == nil || !strings.Contains(err.Error(), "CA certificate") {
 		t.Errorf("broken CA: %v", err)
 	}
-	if _, err := agent.TLSConfig(good.CACert, good.Cert, good.CAKey); err == nil || !strings.Contains(err.Error(), "server certificate") {
+	if _, err := a.TLSConfig(good.CACert, good.Cert, good.CAKey); err == nil || !strings.Contains(err.Error(), "server certificate") {
 		t.Errorf("key of another certificate: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
 	}
 }

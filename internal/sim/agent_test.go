@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -80,6 +81,11 @@ func (a agents) Health(ctx context.Context, t pool.Target) (pool.Health, error) 
 
 // Rehearse implements pool.Agent.
 func (a agents) Rehearse(ctx context.Context, t pool.Target) error { return a.reach(ctx, t, nil) }
+
+// Renew implements pool.Agent.
+func (a agents) Renew(ctx context.Context, t pool.Target, _ drivers.Identity) error {
+	return a.reach(ctx, t, nil)
+}
 
 // Setup implements pool.Agent.
 func (a agents) Setup(ctx context.Context, t pool.Target, body json.RawMessage) error {

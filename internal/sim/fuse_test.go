@@ -186,6 +186,14 @@ func (f fused) Waking(ctx context.Context, k pool.LeaseKey, waiter string, due, 
 	return v.a, v.b, err
 }
 
+func (f fused) Renewing(ctx context.Context, r pool.Renewal) (pool.Instance, error) {
+	return write(ctx, f, "Renewing", func() (pool.Instance, error) { return f.s.Renewing(ctx, r) })
+}
+
+func (f fused) Renewed(ctx context.Context, r pool.Renewal) (pool.Instance, error) {
+	return write(ctx, f, "Renewed", func() (pool.Instance, error) { return f.s.Renewed(ctx, r) })
+}
+
 func (f fused) Woken(ctx context.Context, a pool.Acceptance) (pool.Instance, error) {
 	return write(ctx, f, "Woken", func() (pool.Instance, error) { return f.s.Woken(ctx, a) })
 }

@@ -349,6 +349,48 @@ var instanceTests = []test{
 			h.Errorf("instance is %+v", got)
 		}
 	}},
+	{"a certificate that is being renewed is kept beside the present one until the machine has it", func(h *harness) {
+		h.pools(5, "a")
+		i := h.warm("a", func(i *pool.Instance) { i.InitScript = "echo" })
+		next := identity("next")
+		want := i
+		want.NextIdentity = i.Identity
+		want.NextIdentity.CACert, want.NextIdentity.Key, want.NextIdentity.Cert = next.CACert, next.Key, next.Cert
+		got, err := h.Renewing(h.ctx, pool.Renewal{ID: i.ID, From: i.Identity.Cert, Next: next, Now: h.tick(), Events: []pool.Event{{Instance: i.ID, Reason: "begun"}}})
+		h.no(err)
+		h.equal("row", got, want)
+		h.equal("row read back", h.get(i.ID), want)
+
+		// A second one, of another process, finds the first.
+		got, err = h.Renewing(h.ctx, pool.Renewal{ID: i.ID, From: i.Identity.Cert, Next: identity("other"), Now: h.tick(), Events: []pool.Event{{Instance: i.ID, Reason: "again"}}})
+		h.no(err)
+		h.equal("row after a second begin", got, want)
+		_, err = h.Renewed(h.ctx, pool.Renewal{ID: i.ID, Next: identity("other"), Now: h.tick(), Events: []pool.Event{{Instance: i.ID, Reason: "wrong"}}})
+		h.is(err, pool.ErrConflict)
+		h.equal("row after a wrong end", h.get(i.ID), want)
+
+		want.Identity, want.NextIdentity = want.NextIdentity, drivers.Identity{}
+		for range 2 { // the second time it is so already
+			got, err = h.Renewed(h.ctx, pool.Renewal{ID: i.ID, Next: next, Now: h.tick(), Events: []pool.Event{{Instance: i.ID, Reason: "done"}}})
+			h.no(err)
+			h.equal("row in the end", got, want)
+			h.equal("row in the end read back", h.get(i.ID), want)
+		}
+		h.equal("events", h.story(pool.EventQuery{Instance: i.ID}), []string{"begun", "done"})
+
+		// Whoever read the row before the renewal begins nothing.
+		got, err = h.Renewing(h.ctx, pool.Renewal{ID: i.ID, From: i.Identity.Cert, Next: identity("late"), Now: h.tick()})
+		h.no(err)
+		h.equal("row after a late begin", got, want)
+		h.gone(i.ID)
+		_, err = h.Renewing(h.ctx, pool.Renewal{ID: i.ID, From: next.Cert, Next: identity("late"), Now: h.tick()})
+		h.is(err, pool.ErrConflict)
+		_, err = h.Renewed(h.ctx, pool.Renewal{ID: i.ID, Next: next, Now: h.tick()})
+		h.is(err, pool.ErrConflict)
+		_, err = h.Renewing(h.ctx, pool.Renewal{ID: "never", Next: next, Now: h.now})
+		h.is(err, pool.ErrNotFound)
+		h.is(func() error { _, err := h.Renewing(h.ctx, pool.Renewal{ID: i.ID, Now: h.now}); return err }(), pool.ErrInvalid)
+	}},
 	{"unknown ids are not found", func(h *harness) {
 		_, err := h.Instance(h.ctx, "never")
 		h.is(err, pool.ErrNotFound)

@@ -23,6 +23,8 @@ const (
 	PathMint      = "/mint_workload_token"
 	// PathRehearse is ours, unknown to existing agents: see agent.rehearse.
 	PathRehearse = "/rehearse"
+	// PathRenew is ours too: see RenewRequest.
+	PathRenew = "/renew_certificate"
 )
 
 // Error is the body of every answer that is not a success.

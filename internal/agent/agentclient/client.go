@@ -33,6 +33,8 @@ type Config struct {
 	// context may end it earlier. Zero: 15 s and 30 s.
 	StartTry   time.Duration
 	StartTotal time.Duration
+	// RenewTry bounds one renewal of a certificate. Zero: 15 s.
+	RenewTry time.Duration
 	// SuspendTotal bounds all tries of a suspend. Zero: 5 min.
 	SuspendTotal time.Duration
 	// ProbeFirst is how long a request may be unanswered before its
@@ -57,6 +59,7 @@ func (c Config) withDefaults() Config {
 	c.FirstTry = cmp.Or(c.FirstTry, 2*time.Second)
 	c.StartTry = cmp.Or(c.StartTry, 15*time.Second)
 	c.StartTotal = cmp.Or(c.StartTotal, 30*time.Second)
+	c.RenewTry = cmp.Or(c.RenewTry, 15*time.Second)
 	c.SuspendTotal = cmp.Or(c.SuspendTotal, 5*time.Minute)
 	c.ProbeFirst = cmp.Or(c.ProbeFirst, time.Second)
 	c.ProbeEvery = cmp.Or(c.ProbeEvery, 15*time.Second)

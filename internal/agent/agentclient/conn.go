@@ -32,6 +32,8 @@ type link struct {
 	conn    *conn
 	dialing chan struct{} // closed when the dial under way has ended
 	gone    error
+	// ended marks a connection to a machine whose certificate has ended.
+	ended bool
 }
 
 func (c *Client) link(t pool.Target) *link {
@@ -63,11 +65,15 @@ func hostPort(t pool.Target) string {
 }
 
 // sameTarget identifies the far end: a machine that moved or got another
-// identity is another one.
+// identity is another one. The key of its CA is what a renewal leaves as it is.
 func sameTarget(t pool.Target) [sha256.Size]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n", hostPort(t), t.Identity.ServerName) // a hash never fails
-	h.Write(t.Identity.Cert)
+	if len(t.Identity.CAKey) > 0 {
+		h.Write(t.Identity.CAKey)
+	} else {
+		h.Write(t.Identity.CACert)
+	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
@@ -109,7 +115,7 @@ func (l *link) get(ctx context.Context, c *Client, t pool.Target) (k *conn, kept
 		l.dialing = done
 		l.mu.Unlock()
 
-		k, err := c.dial(ctx, t)
+		k, err := c.dial(ctx, t, l.ended)
 
 		l.mu.Lock()
 		l.dialing = nil
@@ -305,20 +311,22 @@ func (k *conn) rearm(c *Client) {
 // dialled is what a dial finds in its context and leaves there.
 type dialled struct {
 	target pool.Target
+	ended  bool
 	conn   *tls.Conn
 }
 
 type dialledKey struct{}
 
-// dial makes a connection within DialTimeout.
-func (c *Client) dial(ctx context.Context, t pool.Target) (*conn, error) {
+// dial makes a connection within DialTimeout. ended takes the machine's own
+// certificate for good although it has ended.
+func (c *Client) dial(ctx context.Context, t pool.Target, ended bool) (*conn, error) {
 	if t.Address == "" {
 		// Without it the dial would reach this host.
 		return nil, fmt.Errorf("machine %s has no address yet", t.Instance)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.DialTimeout, errSlow("connecting to "+hostPort(t), c.cfg.DialTimeout))
 	defer cancel()
-	d := &dialled{target: t}
+	d := &dialled{target: t, ended: ended}
 	cc, err := c.transport.NewClientConn(context.WithValue(ctx, dialledKey{}, d), "https", hostPort(t))
 	if err != nil {
 		if ctx.Err() != nil {
@@ -340,6 +348,9 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 		return nil, errors.New("dial without a target")
 	}
 	conf, err := tlsConfig(d.target)
+	if err == nil && d.ended {
+		err = trustEnded(conf)
+	}
 	if err != nil {
 		return nil, final{err}
 	}

@@ -38,6 +38,7 @@ type Mock struct {
 
 	mu       sync.Mutex
 	machines map[string]*mockMachine
+	certs    map[string][]byte // by machine, those given by Renew; never forgotten
 }
 
 type mockMachine struct {
@@ -53,7 +54,7 @@ var _ pool.Agent = (*Mock)(nil)
 // NewMock makes a pretend agent for any number of machines.
 func NewMock(cfg MockConfig) *Mock {
 	cfg.Version = cmp.Or(cfg.Version, "mock")
-	return &Mock{cfg: cfg, machines: make(map[string]*mockMachine)}
+	return &Mock{cfg: cfg, machines: make(map[string]*mockMachine), certs: make(map[string][]byte)}
 }
 
 func (m *Mock) before(ctx context.Context, op string, t pool.Target, step string) error {

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/internal/agent"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -18,12 +20,24 @@ import (
 // realAgent serves our own agent in this process.
 func realAgent(t testing.TB) pool.Target {
 	t.Helper()
-	id := identity(t, "m1")
-	conf, err := agent.TLSConfig(id.CACert, id.Cert, id.Key)
+	target, _ := serveAgent(t, identity(t, "m1"), t.TempDir())
+	return target
+}
+
+// serveAgent serves one with an identity and a state directory until stop.
+func serveAgent(t testing.TB, id drivers.Identity, state string) (target pool.Target, stop func()) {
+	t.Helper()
+	return serveMachine(t, id, agent.Options{StateDir: state})
+}
+
+func serveMachine(t testing.TB, id drivers.Identity, o agent.Options) (target pool.Target, stop func()) {
+	t.Helper()
+	o.SharedDir = t.TempDir()
+	a, err := agent.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := agent.New(agent.Options{SharedDir: t.TempDir(), StateDir: t.TempDir()})
+	conf, err := a.TLSConfig(id.CACert, id.Cert, id.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,14 +48,15 @@ func realAgent(t testing.TB) pool.Target {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(ctx, ln, conf) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	addr := ln.Addr().(*net.TCPAddr)
-	return pool.Target{Instance: "m1", Address: addr.IP.String(), Port: addr.Port, Identity: id, OS: runtime.GOOS}
+	return pool.Target{Instance: "m1", Address: addr.IP.String(), Port: addr.Port, Identity: id, OS: runtime.GOOS}, stop
 }
 
 // TestOurAgent is a whole stage against the agent of this tree.

@@ -94,10 +94,11 @@ func (t txn) open(i *instance) error {
 	if err != nil {
 		return fmt.Errorf("identity of %s: %w", i.ID, err)
 	}
-	i.Identity, i.InitScript, err = decodeIdentity(plain)
+	s, err := decodeSecrets(plain)
 	if err != nil {
 		return fmt.Errorf("identity of %s: %w", i.ID, err)
 	}
+	i.Identity, i.NextIdentity, i.InitScript = s.identity, s.next, s.script
 	return nil
 }
 
@@ -109,7 +110,7 @@ func (t txn) sealIdentity(i *instance) error {
 	if t.seal == nil {
 		return fmt.Errorf("%w: there is no seal key to store the identity of %s with", pool.ErrInvalid, i.ID)
 	}
-	i.sealed = t.seal.Seal(encodeIdentity(i.Identity, i.InitScript), identityPlace(i.ID))
+	i.sealed = t.seal.Seal(secrets{i.Identity, i.NextIdentity, i.InitScript}.encode(), identityPlace(i.ID))
 	return nil
 }
 
@@ -121,14 +122,34 @@ func identityIsZero(id drivers.Identity) bool {
 		len(id.CAKey)+len(id.CACert)+len(id.Key)+len(id.Cert) == 0
 }
 
-// encodeIdentity writes the fields in order, each after its length. An init
-// script follows them if there is one.
-func encodeIdentity(id drivers.Identity, script string) []byte {
+// secrets are what is sealed of a machine. The next identity differs from the
+// present one in CA certificate, key and leaf only.
+type secrets struct {
+	identity, next drivers.Identity
+	script         string
+}
+
+// The fields of secrets in their order; those from scriptField on are left out
+// if they and what follows them are empty.
+const (
+	scriptField = 7
+	nextField   = 8
+	allFields   = 11
+)
+
+// encode writes the fields in order, each after its length.
+func (s secrets) encode() []byte {
+	id, next := s.identity, s.next
 	fields := [][]byte{
 		[]byte(id.Machine), []byte(id.Hostname), []byte(id.ServerName), id.CAKey, id.CACert, id.Key, id.Cert,
+		[]byte(s.script), next.CACert, next.Key, next.Cert,
 	}
-	if script != "" {
-		fields = append(fields, []byte(script))
+	switch {
+	case len(next.Cert) > 0:
+	case s.script != "":
+		fields = fields[:nextField]
+	default:
+		fields = fields[:scriptField]
 	}
 	size := 0
 	for _, f := range fields {
@@ -142,27 +163,34 @@ func encodeIdentity(id drivers.Identity, script string) []byte {
 	return out
 }
 
-// decodeIdentity is the reverse. Fields that a later version adds are ignored.
-func decodeIdentity(b []byte) (id drivers.Identity, script string, err error) {
-	const scriptField = 7
-	var fields [scriptField + 1][]byte
+// decodeSecrets is the reverse. Fields that a later version adds are ignored.
+func decodeSecrets(b []byte) (secrets, error) {
+	var fields [allFields][]byte
 	for k := range fields {
-		if k == scriptField && len(b) == 0 {
+		if len(b) == 0 && (k == scriptField || k == nextField) {
 			break // none
 		}
 		n, w := binary.Uvarint(b)
 		if w <= 0 || n > uint64(len(b)-w) {
-			return drivers.Identity{}, "", fmt.Errorf("field %d is cut short", k)
+			return secrets{}, fmt.Errorf("field %d is cut short", k)
 		}
 		if n > 0 {
 			fields[k] = b[w : w+int(n) : w+int(n)]
 		}
 		b = b[w+int(n):]
 	}
-	return drivers.Identity{
-		Machine: string(fields[0]), Hostname: string(fields[1]), ServerName: string(fields[2]),
-		CAKey: fields[3], CACert: fields[4], Key: fields[5], Cert: fields[6],
-	}, string(fields[scriptField]), nil
+	s := secrets{
+		identity: drivers.Identity{
+			Machine: string(fields[0]), Hostname: string(fields[1]), ServerName: string(fields[2]),
+			CAKey: fields[3], CACert: fields[4], Key: fields[5], Cert: fields[6],
+		},
+		script: string(fields[scriptField]),
+	}
+	if len(fields[nextField+2]) > 0 {
+		s.next = s.identity
+		s.next.CACert, s.next.Key, s.next.Cert = fields[nextField], fields[nextField+1], fields[nextField+2]
+	}
+	return s, nil
 }
 
 // leaseColumns are read in this order; an insert leaves out seq.

@@ -9,32 +9,41 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-func TestIdentitySurvives(t *testing.T) {
+func TestSecretsSurvive(t *testing.T) {
 	t.Parallel()
-	for _, id := range []drivers.Identity{
-		{}, {Machine: "m"}, {Machine: "m", Hostname: "h", ServerName: "s", CAKey: []byte("1"), CACert: []byte("22"), Key: make([]byte, 300), Cert: []byte("4")},
+	id := drivers.Identity{Machine: "m", Hostname: "h", ServerName: "s", CAKey: []byte("1"), CACert: []byte("22"), Key: make([]byte, 300), Cert: []byte("4")}
+	next := id
+	next.CACert, next.Key, next.Cert = []byte("5"), []byte("66"), []byte("7")
+	for name, want := range map[string]secrets{
+		"nothing":                              {},
+		"a machine's name":                     {identity: drivers.Identity{Machine: "m"}},
+		"an identity":                          {identity: id},
+		"an identity and a script":             {identity: id, script: "echo"},
+		"an identity and the one that follows": {identity: id, next: next},
+		"an identity, the one that follows and a script": {identity: id, next: next, script: "echo"},
 	} {
-		got, _, err := decodeIdentity(encodeIdentity(id, ""))
+		got, err := decodeSecrets(want.encode())
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(id, got); diff != "" {
-			t.Errorf("identity differs (-want +got):\n%s", diff)
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(secrets{})); diff != "" {
+			t.Errorf("%s differs (-want +got):\n%s", name, diff)
 		}
 	}
 }
 
-func FuzzDecodeIdentity(f *testing.F) {
-	f.Add(encodeIdentity(drivers.Identity{Machine: "m", Key: []byte("k")}, "script"))
+func FuzzDecodeSecrets(f *testing.F) {
+	f.Add(secrets{identity: drivers.Identity{Machine: "m", Key: []byte("k")}, script: "script"}.encode())
+	f.Add(secrets{identity: drivers.Identity{Machine: "m"}, next: drivers.Identity{Machine: "m", Cert: []byte("c")}}.encode())
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, script, err := decodeIdentity(b)
+		s, err := decodeSecrets(b)
 		if err != nil {
 			return
 		}
-		again, second, err := decodeIdentity(encodeIdentity(id, script))
-		if err != nil || !cmp.Equal(id, again) || script != second {
-			t.Errorf("identity changed on its way: %v", err)
+		again, err := decodeSecrets(s.encode())
+		if err != nil || !cmp.Equal(s, again, cmp.AllowUnexported(secrets{})) {
+			t.Errorf("secrets changed on their way: %v", err)
 		}
 	})
 }

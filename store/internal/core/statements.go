@@ -43,6 +43,7 @@ const (
 
 	InsertInstance
 	InsertIdentity
+	UpdateIdentity
 	DropIdentity
 	SelectInstance
 	LockInstance
@@ -208,6 +209,7 @@ func Portable() Statements {
 		InsertInstance: `INSERT INTO instances (` + instanceInsertColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
 	$13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)`,
 		InsertIdentity: `INSERT INTO identities (instance_id, sealed) VALUES ($1, $2)`,
+		UpdateIdentity: `UPDATE identities SET sealed = $1 WHERE instance_id = $2`,
 		DropIdentity:   `DELETE FROM identities WHERE instance_id = $1`,
 		SelectInstance: `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
 		LockInstance:   `SELECT ` + instanceColumns + ` FROM instances WHERE id = $1`,
