@@ -28,13 +28,13 @@ func child(role string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cfg := qemu.NewConfig()
-	cfg.AddressRange = os.Getenv("QEMU_TEST_RANGE")
+	cfg.AddressRange, cfg.UserData = os.Getenv("QEMU_TEST_RANGE"), os.Getenv("QEMU_TEST_USER_DATA")
 	d, err := qemu.New(options(os.Getenv("QEMU_TEST_DIR"), cfg, os.Stderr))
 	if err == nil {
 		verb, arg, _ := strings.Cut(role, ":")
 		err = map[string]func(context.Context, *qemu.Driver, string) error{
 			"create": crashInCreate, "save": crashInSave, "resume": crashInResume, "run": runAndHang, "allocate": allocateMany, "warm": crashInTemplate,
-			"full": onFullDisk, "disk": crashInDisk,
+			"full": onFullDisk, "disk": crashInDisk, "crowd": onCrowdedDisk,
 		}[verb](ctx, d, arg)
 	}
 	if err != nil {
@@ -113,11 +113,8 @@ func allocateMany(ctx context.Context, d *qemu.Driver, prefix string) error {
 // its own, and shows what a full disk does to a create and to a suspend.
 func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
 	machines := filepath.Join(os.Getenv("QEMU_TEST_DIR"), "machines")
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("own mounts: %w", err)
-	}
-	if err := syscall.Mount("tmpfs", machines, "tmpfs", 0, "size=4m,mode=700"); err != nil {
-		return fmt.Errorf("mount: %w", err)
+	if err := onOwnMount(machines, "size=4m,mode=700"); err != nil {
+		return err
 	}
 	d.SetHost(8<<30, 8<<30, 1<<40) // the check before says that there is room
 	ref, err := d.Create(ctx, specOf("one"))
@@ -161,6 +158,17 @@ func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
 	return err
 }
 
+// onOwnMount mounts a tmpfs in a mount namespace of this process alone.
+func onOwnMount(folder, options string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("own mounts: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	return nil
+}
+
 func TestAFullDiskLosesAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	d, dir := fresh(t)
@@ -168,15 +176,20 @@ func TestAFullDiskLosesAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd, stderr := asRunner(t, dir, "full")
+	ownMounts(cmd)
+	if err := cmd.Run(); err != nil {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+}
+
+// ownMounts gives a process a mount namespace in which it may mount.
+func ownMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN} // to mount, as somebody who is not root
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
-	}
-	if err := cmd.Run(); err != nil {
-		t.Errorf("%v\n%s", err, stderr)
 	}
 }
 

@@ -28,6 +28,10 @@ const (
 	consoleKept = 256 << 10
 )
 
+// stateIOError is what a monitor says of a machine that was stopped because the
+// host's disk is full; see commandLine.diskArgs.
+const stateIOError = "io-error"
+
 // checked is what a monitor said, and when.
 type checked struct {
 	at     time.Time
@@ -223,6 +227,9 @@ func (d *Driver) confirm(ctx context.Context, m *machine, known checked) checked
 		// io-error, internal-error, guest-panicked, shutdown, watchdog: QEMU is
 		// there and the machine is not coming back.
 		known.status, known.reason = drivers.StatusDead, "QEMU reports "+said
+		if said == stateIOError {
+			known.reason += ": the host's disk could not take what it wrote; make room there, then resume it, and it goes on"
+		}
 	}
 	known.at = time.Now()
 	d.mu.Lock()
