@@ -49,7 +49,9 @@ func (a *able) Resume(_ context.Context, r drivers.Ref) (drivers.Instance, error
 func (a *able) Pause(context.Context, drivers.Ref) error                      { return a.err }
 func (a *able) Unpause(context.Context, drivers.Ref) error                    { return a.err }
 func (a *able) Identify(context.Context, drivers.Ref, drivers.Identity) error { return a.err }
-func (a *able) DestroyDisks(_ context.Context, n []drivers.Ref) []error       { return make([]error, len(n)) }
+func (a *able) Advice(context.Context) []drivers.Advice { return []drivers.Advice{{Part: "disks"}} }
+
+func (a *able) DestroyDisks(_ context.Context, n []drivers.Ref) []error { return make([]error, len(n)) }
 
 func (a *able) Console(_ context.Context, _ drivers.Ref, w io.Writer, _ int64) error {
 	_, err := io.WriteString(w, "boot\n")
@@ -89,6 +91,9 @@ func TestClientWithoutAbilities(t *testing.T) {
 	if c.CanHibernate() || c.CanPause() || c.CanIdentify() || c.CanReadConsole() || c.CanKeepDisks() {
 		t.Error("a bare driver has abilities")
 	}
+	if got := c.Advice(t.Context()); got != nil {
+		t.Errorf("a bare driver advises %v", got)
+	}
 	ref := drivers.Ref{Name: "m-1"}
 	_, resume := c.Resume(t.Context(), ref)
 	_, find := c.Find(t.Context(), ref)
@@ -122,6 +127,9 @@ func TestClientWithAbilities(t *testing.T) {
 	var console bytes.Buffer
 	if err := c.Console(t.Context(), ref, &console, 10); err != nil || console.String() != "boot\n" {
 		t.Errorf("console: %q, %v", console.String(), err)
+	}
+	if got := c.Advice(t.Context()); len(got) != 1 || got[0].Part != "disks" {
+		t.Errorf("advice: %v", got)
 	}
 	if errs := c.DestroyDisks(t.Context(), []drivers.Ref{{Name: "a"}, {Name: "b"}}); errors.Join(errs...) != nil || len(errs) != 2 {
 		t.Errorf("disks: %v", errs)

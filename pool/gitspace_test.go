@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -429,6 +431,45 @@ func TestAGitspaceWakesFromEveryStatus(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A local machine that has crashed boots anew when it is resumed, and is nobody
+// until it gets its identity again.
+func TestAMachineThatWakesIsToldWhoItIs(t *testing.T) {
+	inSpaces(t, func(t *testing.T, e *engine) {
+		var told []string
+		var refusal error
+		e.identified = func(ref drivers.Ref, id drivers.Identity) error {
+			told = append(told, id.Machine+" on "+ref.Name)
+			return refusal
+		}
+		e.start()
+		first := e.mustSetup(e.space("g", "home")).Instance
+		want := []string{first.ID + " on " + first.Name}
+		for _, crashed := range []bool{false, true} {
+			if crashed {
+				e.world.SetStatus(first.Name, drivers.StatusDead, "QEMU was killed")
+				pass(10 * time.Minute)
+			} else if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g", Instance: first.Name}); err != nil {
+				t.Fatal(err)
+			}
+			if got := e.mustSetup(e.space("g", "home")).Instance; got.ID != first.ID {
+				t.Errorf("woken on %s, was on %s", got.Name, first.Name)
+			}
+			want = append(want, want[0])
+			if diff := cmp.Diff(want, told); diff != "" {
+				t.Errorf("crashed %v: told (-want +got):\n%s", crashed, diff)
+			}
+		}
+		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g", Instance: first.Name}); err != nil {
+			t.Fatal(err)
+		}
+		refusal = errors.New("mount persistent disk disk-0: structure needs cleaning")
+		if _, err := e.m.Setup(t.Context(), e.space("g", "home")); err == nil || !strings.Contains(err.Error(), "needs cleaning") {
+			t.Errorf("a machine that refuses: %v", err)
+		}
+		e.wantDisk("home", first, first.Name)
+	})
 }
 
 func TestAResumeThatFailsSaysWhatToDo(t *testing.T) {

@@ -41,6 +41,9 @@ type engine struct {
 	cpus *cpus
 	// disks makes the driver one whose gitspaces have disks; nil: it has none.
 	disks *shelf
+	// identified makes the driver one that brings machines their identity, and is
+	// told of each; nil: it does not.
+	identified func(ref drivers.Ref, id drivers.Identity) error
 	// witness and uptime are the engine's; old makes its agents existing ones.
 	witness pool.Witness
 	now     func() time.Time
@@ -180,6 +183,8 @@ func (e *engine) run() {
 				driver = pauser{d, e.cpus}
 			case e.disks != nil:
 				driver = diskKeeper{d, e.disks}
+			case e.identified != nil:
+				driver = identifier{d, e.identified}
 			}
 			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: !e.cloud}, nil
 		},
@@ -198,6 +203,16 @@ func (e *engine) run() {
 		e.stop = nil
 	}
 	synctest.Wait()
+}
+
+// identifier is a driver that reaches machines over a channel of their host.
+type identifier struct {
+	*noop.Driver
+	tell func(ref drivers.Ref, id drivers.Identity) error
+}
+
+func (d identifier) Identify(_ context.Context, ref drivers.Ref, id drivers.Identity) error {
+	return d.tell(ref, id)
 }
 
 // halt stops the engine as a signal does; restart starts the next one.

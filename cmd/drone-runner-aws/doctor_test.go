@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -48,6 +49,18 @@ func TestWhatToDoAboutAFailure(t *testing.T) {
 	got.failed("azure", "ping", drivers.ErrAuth)
 	if !strings.Contains(got.Fix, "spec.account") {
 		t.Errorf("credentials of another cloud: %q", got.Fix)
+	}
+}
+
+func TestWhatAPoolHasToDoWithoutIsANoteAndNoFailure(t *testing.T) {
+	t.Parallel()
+	var said strings.Builder
+	x := &examination{p: &program{stderr: &said}}
+	if !x.say(check{Part: "disks", OK: true, Detail: "gitspaces cannot have new disks", Fix: "apt-get install e2fsprogs"}, time.Now()) {
+		t.Error("it counts as a failure")
+	}
+	if text := said.String(); !strings.Contains(text, "note    disks") || !strings.Contains(text, "what to do: apt-get install e2fsprogs") {
+		t.Errorf("it says %q", text)
 	}
 }
 
