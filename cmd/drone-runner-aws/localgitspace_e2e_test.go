@@ -17,8 +17,8 @@ import (
 
 // TestE2EGitspaceOnLocalMachines is the life of a gitspace on real virtual
 // machines of this host: what was written to its disk is there after suspend and
-// resume, after its machine was killed and booted anew, and on the machine that
-// replaces the first; and nothing is left in the end.
+// resume, after runner and machine were killed and it booted anew, and on the
+// machine that replaces the first; and nothing is left in the end.
 func TestE2EGitspaceOnLocalMachines(t *testing.T) {
 	data := localData(t)
 	r := &rehearsalOf{t: t, runner: startReal(t, thisProgram, data)}
@@ -50,13 +50,17 @@ func TestE2EGitspaceOnLocalMachines(t *testing.T) {
 	}
 	read("read after resume", "after suspend and resume")
 
-	// As after a crash of the host: the machine boots again on its disk.
+	// As after a crash of the host, runner and all: the machine boots again on its
+	// disk.
 	r.step("gs-1", "sync", "sync; export OUT=done")
+	r.runner.signal(t, syscall.SIGKILL)
+	<-r.runner.ended
 	for _, pid := range localProcesses(t, data) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
+	r.runner = startReal(t, thisProgram, data)
 	until(t, patience, "the runner to notice that the machine has ended", func() bool {
 		got, err := r.runner.api.Instances(t.Context(), client.InstanceQuery{})
 		return err == nil && len(got.Instances) == 1 && got.Instances[0].State == "failed"
