@@ -114,6 +114,12 @@ func (d *Driver) tryKVM(ctx context.Context, r recipe) error {
 		return err
 	}
 	r.accel = AccelKVM
+	if r.boot != nil {
+		if err := d.tryDisk(ctx, r); err != nil {
+			return fmt.Errorf("a trial boot under KVM failed: %w", err)
+		}
+		return nil
+	}
 	b, err := d.boot(ctx, r, trialPatience)
 	if err != nil {
 		return fmt.Errorf("a trial boot under KVM failed: %w", err)

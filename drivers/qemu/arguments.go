@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
 	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
 )
 
@@ -39,13 +40,12 @@ const (
 	fdRAM
 )
 
-// fdDisks is the first of a machine's disks: one that has some is no clone, and
-// has no file of memory.
-const fdDisks = fdRAM
-
-// fdsetDisks is the number of the first disk's set of descriptors, after the
-// console's.
-const fdsetDisks = 2
+// The numbers of sets of descriptors: the console has the first, persistent disks
+// those after it, the boot disk others.
+const (
+	fdsetDisks = 2
+	fdsetBoot  = fdsetDisks + mostDisks
+)
 
 // memory is how a machine's RAM is backed.
 type memory int
@@ -76,7 +76,24 @@ type commandLine struct {
 	stopped bool
 	// disks is the number of persistent disks.
 	disks int
+	// boot is the disk it boots from, nil for a machine that runs from memory.
+	boot *bootDisk
 }
+
+// hasKernel says whether QEMU is given a kernel; else the firmware finds one.
+func (c commandLine) hasKernel() bool { return c.boot == nil || c.boot.Kernel }
+
+// fdBoot is the first descriptor of the boot disk: a machine that has one is no
+// clone, and has no file of memory.
+func (c commandLine) fdBoot() int {
+	if c.hasKernel() {
+		return fdInitramfs + 1
+	}
+	return fdKernel
+}
+
+// fdDisks is the first descriptor of the persistent disks; the same holds.
+func (c commandLine) fdDisks() int { return c.fdBoot() + c.boot.files() }
 
 // translationMB bounds the memory, in MiB, in which emulation keeps translated
 // code. By default that is up to 1 GiB; proving a tiny machine translates 35 MB
@@ -164,18 +181,23 @@ func (c commandLine) args() []string {
 		// Without append QEMU empties the log of a machine that is resumed.
 		"-chardev", "file,id=con0,path=/dev/fdset/1,append=on",
 		"-serial", "chardev:con0",
-		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel),
-		"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
-		// Memory is not emptied a second time when the kernel hands it out: it
-		// would be written, and so copied from the template, for nothing. What
-		// runs in the machine is one lease's, and root.
-		"-append", "console=" + c.arch.console + " panic=-1 init_on_alloc=0",
+	}
+	if c.hasKernel() {
+		args = append(args,
+			"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel),
+			"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
+			"-append", "console="+c.arch.console+" "+c.kernelArgs())
+	}
+	args = append(args,
 		"-netdev", network,
 		"-device", "virtio-net-pci,netdev=n0,romfile=",
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci",
 		"-chardev", fmt.Sprintf("socket,id=id0,fd=%d,server=on,wait=off", fdIdentity),
-		"-device", "virtserialport,chardev=id0,name=" + guestlink.PortName,
+		"-device", "virtserialport,chardev=id0,name="+guestlink.PortName,
+	)
+	if c.boot != nil {
+		args = append(args, c.boot.args(c.fdBoot())...)
 	}
 	for i := range c.disks {
 		args = append(args, c.diskArgs(i)...)
@@ -189,6 +211,17 @@ func (c commandLine) args() []string {
 	return args
 }
 
+// kernelArgs is what the kernel is told beside its console.
+func (c commandLine) kernelArgs() string {
+	if c.boot != nil {
+		return image.DebianKernelArgs
+	}
+	// Memory is not emptied a second time when the kernel hands it out: it would
+	// be written, and so copied from the template, for nothing. What runs in the
+	// machine is one lease's, and root.
+	return "panic=-1 init_on_alloc=0"
+}
+
 // diskArgs adds a persistent disk, known to the machine by its serial number. It
 // comes after all other devices, which so have the places they have without. What
 // the machine flushes QEMU has the host's disk confirm; a host's disk that is full
@@ -196,7 +229,7 @@ func (c commandLine) args() []string {
 func (c commandLine) diskArgs(i int) []string {
 	node, set := fmt.Sprintf("d%d", i), fdsetDisks+i
 	return []string{
-		"-add-fd", fmt.Sprintf("fd=%d,set=%d", fdDisks+i, set),
+		"-add-fd", fmt.Sprintf("fd=%d,set=%d", c.fdDisks()+i, set),
 		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%d,file.discard=unmap", node, set),
 		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,werror=enospc,rerror=report", node, diskSerial(i)),
 	}

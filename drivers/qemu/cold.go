@@ -16,7 +16,8 @@ import (
 // keeps in memory, before it is ended or saved without.
 const flushPatience = 10 * time.Second
 
-// A machine with persistent disks boots from its image instead of being cloned.
+// A machine with persistent disks, or of an image with a disk (see bootdisk.go),
+// boots from its image instead of being cloned.
 // A template fits one list of devices, and its kernel has seen the sizes of its
 // disks; disks that are plugged in later need a bus that can, differ between
 // architectures, and are one more thing to put back in place when a state is
@@ -26,14 +27,21 @@ const flushPatience = 10 * time.Second
 // isCold says whether the machine boots from files of its own.
 func (m *machine) isCold() bool { return m.Template == "" }
 
+// hasDisks says whether the machine writes to a disk: what is saved of its memory
+// then does not fit any more once it has run on.
+func (m *meta) hasDisks() bool { return len(m.Disks) > 0 || m.BootDisk != nil }
+
 // fillCold writes what a machine that boots needs to its new folder.
 func (d *Driver) fillCold(s seat, m meta) error {
-	if len(m.Disks) == 0 {
+	if !m.hasDisks() {
 		return nil
 	}
 	img, err := d.image(m.Image)
 	if err != nil {
 		return err
+	}
+	if m.BootDisk != nil {
+		return s.linkDisk(img, *m.BootDisk)
 	}
 	return s.linkImage(img)
 }

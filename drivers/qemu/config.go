@@ -19,15 +19,19 @@ const (
 	AccelTCG  = "tcg"
 )
 
-// defaultMemoryMB is what a tiny machine gets, in MiB.
-const defaultMemoryMB = 128
+// What machines get by default, in MiB.
+const (
+	defaultMemoryMB         = 128 // tiny
+	defaultDebianMemoryMB   = 512
+	defaultImportedMemoryMB = 1024
+)
 
 // Config is the spec of a pool of local machines.
 type Config struct {
 	Image        string `spec:"image" default:"tiny" doc:"Name of the image the machines boot from, as drone-runner-aws image ls shows it."`
-	MemoryMB     int    `spec:"memory_mb" default:"" doc:"Memory of a machine in MiB; 128 for tiny."`
+	MemoryMB     int    `spec:"memory_mb" default:"" doc:"Memory of a machine in MiB; by default 128 for tiny, 512 for debian and 1024 for an image that was imported."`
 	CPUs         int    `spec:"cpus" default:"1" doc:"Virtual CPUs of a machine."`
-	Disk         Disk   `spec:"disk" doc:"The machine's own disk, gone with the machine; not built in yet."`
+	Disk         Disk   `spec:"disk" doc:"The machine's own disk, gone with the machine."`
 	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
 	UserData     string `spec:"user_data" default:"" doc:"Script, beginning with #!, that is run once before a machine is warm; never with secrets."`
 	UserDataPath string `spec:"user_data_path" default:"" file:"true" doc:"File with such a script, read at start."`
@@ -40,7 +44,7 @@ type Config struct {
 
 // Disk is the disk of a machine.
 type Disk struct {
-	Size int `spec:"size" default:"0" doc:"Size in GB; 0 is no disk for tiny."`
+	Size int `spec:"size" default:"0" doc:"Size in GB, at least the image's; 0 takes the image's. tiny has no disk."`
 }
 
 // NewConfig returns a Config with its defaults; those that depend on image and
@@ -109,22 +113,22 @@ func Check(c *Config, p *drivers.Platform) []drivers.Problem {
 	} else if _, ok := architectures[p.Arch]; !ok {
 		bad("platform.arch", "%q: local machines are built in for amd64 and arm64", p.Arch)
 	}
-	if c.Image != image.Tiny {
-		bad("image", "%q: not built in yet; use tiny", c.Image)
+	if err := image.CheckName(c.Image); err != nil {
+		bad("image", "%s", err)
 	}
 	if c.MemoryMB == 0 {
-		c.MemoryMB = defaultMemoryMB
+		c.MemoryMB = memoryOf(c.Image)
 	}
-	if c.MemoryMB < image.TinyMinMemoryMB {
-		bad("memory_mb", "%d is less than the %d that %s needs", c.MemoryMB, image.TinyMinMemoryMB, c.Image)
+	if least := leastMemory(c.Image); c.MemoryMB < least {
+		bad("memory_mb", "%d is less than the %d that %s needs", c.MemoryMB, least, c.Image)
 	}
 	if c.CPUs < 1 {
 		bad("cpus", "%d: a machine has at least 1", c.CPUs)
 	} else if c.CPUs > runtime.NumCPU() {
 		warn("cpus", "%d is more than the %d of this host", c.CPUs, runtime.NumCPU())
 	}
-	if c.Disk.Size != 0 {
-		bad("disk.size", "disks of local machines are not built in yet; leave it out, tiny runs from memory")
+	if c.Disk.Size < 0 || c.Disk.Size > 0 && c.Image == image.Tiny {
+		bad("disk.size", "%s", badDisk(c.Image))
 	}
 	if c.Egress {
 		bad("egress", "outbound connections are not built in yet: through QEMU's network a machine would reach this host's loopback, "+
@@ -149,23 +153,60 @@ func Check(c *Config, p *drivers.Platform) []drivers.Problem {
 	return problems
 }
 
+// memoryOf is what machines of an image get by default, in MiB.
+func memoryOf(imageName string) int {
+	switch imageName {
+	case image.Tiny:
+		return defaultMemoryMB
+	case image.Debian:
+		return defaultDebianMemoryMB
+	default:
+		return defaultImportedMemoryMB
+	}
+}
+
+// leastMemory is what an image that is built needs; what others need stands in
+// their manifests, and is looked at when a machine is made.
+func leastMemory(imageName string) int {
+	switch imageName {
+	case image.Tiny:
+		return image.TinyMinMemoryMB
+	case image.Debian:
+		return image.DebianMinMemoryMB
+	default:
+		return 1
+	}
+}
+
+// badDisk says why a size of a disk is none.
+func badDisk(imageName string) string {
+	if imageName == image.Tiny {
+		return "tiny has no disk, its machines run from memory; leave the size out, or take the image debian"
+	}
+	return "a disk has at least the size of the image's; leave it out for that"
+}
+
 // checkVariant validates what a variant changes, by the rules of Create.
-func checkVariant(_ any, _ drivers.Platform, v drivers.Variant) []drivers.Problem {
+func checkVariant(cfg any, _ drivers.Platform, v drivers.Variant) []drivers.Problem {
 	var out drivers.Problems
-	if v.Image != "" && v.Image != image.Tiny {
-		out.Errorf("image_name", "%q: not built in yet; use tiny", v.Image)
+	name := v.Image
+	if c, ok := cfg.(*Config); ok && name == "" {
+		name = c.Image
+	}
+	if err := image.CheckName(name); err != nil && v.Image != "" {
+		out.Errorf("image_name", "%s", err)
 	}
 	if v.MachineType != "" {
 		_, memoryMB, err := parseMachineType(v.MachineType)
 		switch {
 		case err != nil:
 			out.Errorf("machine_type", "%.40q is no size of a local machine; write <cpus>x<memory in MiB>, such as 2x1024", v.MachineType)
-		case memoryMB < image.TinyMinMemoryMB:
-			out.Errorf("machine_type", "%d MiB are less than the %d that %s needs; raise the second number", memoryMB, image.TinyMinMemoryMB, image.Tiny)
+		case memoryMB < leastMemory(name):
+			out.Errorf("machine_type", "%d MiB are less than the %d that %s needs; raise the second number", memoryMB, leastMemory(name), name)
 		}
 	}
-	if v.DiskGiB != 0 {
-		out.Errorf("disk_size", "disks of local machines are not built in yet; leave it out, tiny runs from memory")
+	if v.DiskGiB < 0 || v.DiskGiB > 0 && name == image.Tiny {
+		out.Errorf("disk_size", "%s", badDisk(name))
 	}
 	if v.DiskType != "" {
 		out.Warnf("disk_type", "has no effect, local machines have one kind of disk; remove it")
@@ -207,7 +248,7 @@ func checkUserData(c *Config) *configError {
 		script = string(raw)
 	}
 	if script != "" && !strings.HasPrefix(script, "#!") {
-		return &configError{path, "tiny takes a script whose first line begins with #!, for example #!/bin/sh"}
+		return &configError{path, "local machines take a script whose first line begins with #!, for example #!/bin/sh; #cloud-config is not built in yet"}
 	}
 	if len(script) > maxUserData {
 		return &configError{path, fmt.Sprintf("%d bytes are more than the %d that fit", len(script), maxUserData)}

@@ -89,13 +89,13 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	}
 	m := meta{
 		Version: metaVersion, Name: spec.Name, Tags: spec.Tags, Recipe: recipeKey(key, d.userData), Template: key,
-		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(),
+		Image: r.img.Name, CPUs: r.cpus, MemoryMB: r.memoryMB, Accel: r.accel, Created: time.Now().UTC(), BootDisk: r.boot,
 	}
-	if len(spec.Disks) > 0 {
+	for _, k := range spec.Disks {
+		m.Disks = append(m.Disks, k.Name)
+	}
+	if m.hasDisks() {
 		m.Template = "" // see cold.go
-		for _, k := range spec.Disks {
-			m.Disks = append(m.Disks, k.Name)
-		}
 	} else if _, err := d.template(ctx, r); err != nil {
 		return nil, nil, err
 	}
@@ -151,7 +151,7 @@ func (d *Driver) finish(ctx context.Context, m *machine, unlock func()) (err err
 	}
 	begin := d.clone
 	if m.isCold() {
-		begin = d.bootCold
+		begin = d.bootFirst
 	}
 	if err := begin(ctx, m); err != nil {
 		return err
@@ -236,7 +236,7 @@ func (d *Driver) launch(ctx context.Context, m *machine, l launching) (*qmp.Clie
 	defer closeAll(disks)
 	cmd := commandLine{
 		arch: d.arch, accel: m.Accel, memoryMB: m.MemoryMB, cpus: m.CPUs, memory: l.memory,
-		guest: m.Name, address: m.Address, incoming: l.incoming, stopped: true, disks: len(disks),
+		guest: m.Name, address: m.Address, incoming: l.incoming, stopped: true, disks: len(disks), boot: m.BootDisk,
 	}
 	pid, err := m.start(ctx, program.path, cmd.args(), m.UID, append(files, disks...)...)
 	if pid != 0 {
@@ -248,8 +248,12 @@ func (d *Driver) launch(ctx context.Context, m *machine, l launching) (*qmp.Clie
 	return m.monitor(ctx)
 }
 
-// openBoot opens what a machine's QEMU reads as kernel and initramfs.
+// openBoot opens what a machine's QEMU boots from: kernel and initramfs, its boot
+// disk, or both.
 func (d *Driver) openBoot(m *machine, l launching) ([]*os.File, error) {
+	if m.BootDisk != nil {
+		return m.openBootDisk(*m.BootDisk, l.incoming)
+	}
 	from, kernelName, initramfsName := m.seat, image.KernelFile, image.InitramfsFile
 	if l.incoming {
 		kernelName, initramfsName = stubKernelFile, stubInitramfsFile
@@ -281,11 +285,11 @@ func (d *Driver) recipe(ctx context.Context, spec drivers.Spec) (recipe, error) 
 	if err := checkDisks(spec.Disks); err != nil {
 		return recipe{}, err
 	}
-	if spec.DiskGiB != 0 {
-		return recipe{}, fmt.Errorf("%w: boot disks of local machines are not built in yet; %s runs from memory", drivers.ErrInvalid, name)
-	}
 	r, err := d.baseRecipe(ctx, name)
 	if err != nil {
+		return recipe{}, err
+	}
+	if r.boot, err = bootDiskOf(r.img, cmp.Or(spec.DiskGiB, d.cfg.Disk.Size)); err != nil {
 		return recipe{}, err
 	}
 	if spec.MachineType != "" {
@@ -307,14 +311,16 @@ func (d *Driver) baseRecipe(ctx context.Context, name string) (recipe, error) {
 	if err != nil {
 		return recipe{}, err
 	}
-	if name != image.Tiny {
-		return recipe{}, fmt.Errorf("%w: image %q: not built in yet; the images are: %s", drivers.ErrInvalid, name, image.Tiny)
-	}
 	img, err := d.image(name)
+	if errors.Is(err, image.ErrNotExist) && name != d.cfg.Image {
+		// Somebody's request, not the pool.
+		return recipe{}, fmt.Errorf("%w: %w; the images that are here: %s", drivers.ErrInvalid, err, d.imageNames())
+	}
 	if err != nil {
 		return recipe{}, err
 	}
-	return recipe{img: img, memoryMB: d.cfg.MemoryMB, cpus: d.cfg.CPUs, qemu: program}, nil
+	boot, err := bootDiskOf(img, 0)
+	return recipe{img: img, boot: boot, memoryMB: d.cfg.MemoryMB, cpus: d.cfg.CPUs, qemu: program}, err
 }
 
 // The most a request may ask for: beyond what any host has, below what QEMU

@@ -65,6 +65,8 @@ type meta struct {
 	// Disks are the names of its persistent disks, in their order. Nobody else
 	// has them while this folder is there.
 	Disks []string `json:"disks,omitempty"`
+	// BootDisk is what it boots from, nil if it runs from memory.
+	BootDisk *bootDisk `json:"boot_disk,omitempty"`
 }
 
 // machine is one machine's folder, read.

@@ -71,7 +71,10 @@ func (d *Driver) suspend(ctx context.Context, ref drivers.Ref) error {
 	// gets no half of it, neither saved nor running.
 	ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), cleanUpPatience, fmt.Errorf("QEMU has not ended within %s", cleanUpPatience))
 	defer cancel()
-	return m.kill(ctx, m.Name, d.reap)
+	if err := m.kill(ctx, m.Name, d.reap); err != nil {
+		return err
+	}
+	return m.syncOverlay()
 }
 
 // saveState stops a machine and writes all of it to its state file. Only a
@@ -203,7 +206,7 @@ func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) 
 	switch {
 	case alive:
 		return m, d.revive(ctx, m, release)
-	case !m.hasState() && len(m.Disks) > 0:
+	case !m.hasState() && m.hasDisks():
 		return m, d.bootAgain(ctx, m)
 	case !m.hasState():
 		return nil, fmt.Errorf("%w and was not saved to disk, nothing was changed: %s", errDead, d.reasonOf(m))
@@ -211,7 +214,7 @@ func (d *Driver) resume(ctx context.Context, ref drivers.Ref) (*machine, error) 
 	if err := d.restart(ctx, m); err != nil {
 		return nil, err
 	}
-	if len(m.Disks) > 0 {
+	if m.hasDisks() {
 		// From its first step on the machine changes its disks, and the state of
 		// before does not fit them again: it goes first, and there is no second try
 		// from it. If the machine does not answer it is left running.
@@ -239,7 +242,7 @@ func (m *machine) dropState() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && len(m.Disks) > 0 {
+	if err == nil && m.hasDisks() {
 		err = syncDir(m.path)
 	}
 	return err

@@ -48,6 +48,7 @@ const (
 // recipe is everything a template depends on and what a machine gets besides.
 type recipe struct {
 	img      *image.Image
+	boot     *bootDisk // nil for an image that runs from memory
 	accel    string
 	reason   string // why not KVM
 	memoryMB int
@@ -75,7 +76,7 @@ func (d *Driver) templatesDir() string { return filepath.Join(d.dir, "templates"
 
 // commandLine is how QEMU is told to make this recipe's template.
 func (d *Driver) commandLine(r recipe) commandLine {
-	return commandLine{arch: d.arch, accel: r.accel, memoryMB: r.memoryMB, cpus: r.cpus, memory: memoryShared, guest: "template"}
+	return commandLine{arch: d.arch, accel: r.accel, memoryMB: r.memoryMB, cpus: r.cpus, memory: memoryShared, boot: r.boot, guest: "template"}
 }
 
 // templateKey names the template of a recipe by all that must match for its
@@ -456,8 +457,8 @@ func WarmTemplate(ctx context.Context, o drivers.Options) error {
 // WarmTemplate makes the template of the driver's own configuration.
 func (d *Driver) WarmTemplate(ctx context.Context) error {
 	r, err := d.recipe(ctx, drivers.Spec{})
-	if err != nil {
-		return err
+	if err != nil || r.boot != nil {
+		return err // machines with a disk have none
 	}
 	_, err = d.template(ctx, r)
 	return err

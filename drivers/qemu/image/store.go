@@ -144,6 +144,14 @@ func remake(name string) string {
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
+// CheckName says why no image can have a name.
+func CheckName(name string) error {
+	if !nameRE.MatchString(name) {
+		return fmt.Errorf("%q is no name of an image: names are lower-case letters, digits, dots and dashes, a letter or digit first", name)
+	}
+	return nil
+}
+
 // Inspect reads the image called name in dir. It looks at the manifest and the
 // sizes of the files, not at their content (see [Verify]).
 func Inspect(dir, name string) (*Image, error) {

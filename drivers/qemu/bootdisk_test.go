@@ -1,0 +1,282 @@
+//go:build linux
+
+package qemu_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+)
+
+// bootSector is a disk whose only program writes a line to the first serial port
+// and stands still: a machine without a system, let alone cloud-init.
+func bootSector() []byte {
+	disk := make([]byte, 2<<20)
+	copy(disk, "\x31\xc0\x8e\xd8\xbe\x16\x7c\xba\xf8\x03\xfc"+ // ds = 0; si = the text; dx = the port
+		"\xac\x84\xc0\x74\x03\xee\xeb\xf8"+ // write it byte by byte
+		"\xf4\xeb\xfd"+ // halt, for ever
+		"no system on this disk\r\n\x00")
+	disk[510], disk[511] = 0x55, 0xaa
+	return disk
+}
+
+// importedDir is a data directory with an imported image, and nothing else.
+func importedDir(t *testing.T, name string, disk []byte) string {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("disks are imported on amd64 only")
+	}
+	agent := filepath.Join(sharedDir(t), "runner-agent")
+	dir := emptyDir(t)
+	file := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.WriteFile(file, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.Import(t.Context(), image.ImportOptions{
+		Name: name, Dir: qemu.ImagesDir(dir), AgentPath: agent, AgentVersion: "test", MinMemoryMB: 32, From: image.Source{URL: file},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestAnImportedDiskBootsAndItsConsoleTellsWhyItIsOfNoUse(t *testing.T) {
+	t.Parallel()
+	takeTurn(t)
+	dir := importedDir(t, "mine", bootSector())
+	change := func(c *qemu.Config) {
+		c.Image, c.MemoryMB, c.Accelerator, c.Disk.Size = "mine", 64, qemu.AccelTCG, 1
+	}
+	d := open(t, dir, change)
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	if err := d.Ping(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	ref := created(t, d, "one")
+	console := func() string {
+		var b bytes.Buffer
+		if err := d.Console(bounded(t), ref, &b, 4096); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	eventually(t, func() bool { return strings.Contains(console(), "no system on this disk") })
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := d.Identify(short, ref, identityOf(t, "one")); err == nil {
+		t.Error("a machine without an agent took an identity")
+	}
+	if got := find(t, d, "one").Status; got != drivers.StatusRunning {
+		t.Errorf("status %s", got)
+	}
+
+	// The image may go: the machine has its files. Whoever asks is told of it.
+	if users, err := qemu.ImageUsers(dir, "mine"); err != nil || len(users) != 1 || users[0] != "one" {
+		t.Errorf("users of the image: %v, %v", users, err)
+	}
+	if err := image.Remove(qemu.ImagesDir(dir), "mine"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Create(bounded(t), specOf("two")); err == nil || !strings.Contains(err.Error(), "image import mine") {
+		t.Errorf("create without the image: %v", err)
+	}
+	for _, change := range []func(context.Context, drivers.Ref) error{d.Pause, d.Suspend} {
+		if err := change(bounded(t), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := find(t, d, "one").Status; got != drivers.StatusSuspended {
+		t.Errorf("status %s", got)
+	}
+	if errs := d.Destroy(bounded(t), []drivers.Ref{ref}, drivers.DestroyOptions{}); errs[0] != nil {
+		t.Fatal(errs[0])
+	}
+	if users, err := qemu.ImageUsers(dir, "mine"); err != nil || len(users) != 0 {
+		t.Errorf("users of the image: %v, %v", users, err)
+	}
+}
+
+func TestABootDiskThatCannotBeIsRefused(t *testing.T) {
+	t.Parallel()
+	takeTurn(t)
+	disk := make([]byte, 3<<30>>10) // sparse below
+	copy(disk, bootSector())
+	dir := importedDir(t, "mine", bootSector())
+	file := filepath.Join(t.TempDir(), "big.img")
+	if err := os.WriteFile(file, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 3<<30); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.Import(t.Context(), image.ImportOptions{
+		Name: "big", Dir: qemu.ImagesDir(dir), AgentPath: filepath.Join(sharedDir(t), "runner-agent"), AgentVersion: "test", From: image.Source{URL: file},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, dir, func(c *qemu.Config) { c.Image, c.MemoryMB, c.Accelerator = "mine", 64, qemu.AccelTCG })
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	for name, tc := range map[string]struct {
+		change func(*drivers.Spec)
+		want   string
+	}{
+		"an image nobody has":            {func(s *drivers.Spec) { s.Image = "other" }, "the images that are here: big, mine"},
+		"less memory than it needs":      {func(s *drivers.Spec) { s.MachineType = "1x16" }, "less than the 32 that image mine needs"},
+		"a disk smaller than the image":  {func(s *drivers.Spec) { s.Image, s.MachineType, s.DiskGiB = "big", "1x512", 2 }, "smaller than that of image big, which has 3.0 GB"},
+		"a disk of less than nothing":    {func(s *drivers.Spec) { s.DiskGiB = -1 }, "is none"},
+		"a disk larger than any":         {func(s *drivers.Spec) { s.DiskGiB = 1 << 40 }, "is none"},
+		"memory of the pool for another": {func(s *drivers.Spec) { s.Image = "big" }, "less than the 256 that image big needs"},
+	} {
+		spec := specOf("one")
+		tc.change(&spec)
+		_, err := d.Create(bounded(t), spec)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+	nothingLeft(t, dir)
+}
+
+// debianDir is the folder of the image debian. It takes minutes to build, and
+// machines of it minutes to boot where they are emulated.
+func debianDir(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("TEST_DEBIAN_IMAGE")
+	if dir == "" {
+		t.Skip("the image debian is missing: make cloud-init builds it, TEST_DEBIAN_IMAGE names its folder")
+	}
+	return dir
+}
+
+func TestDebianMachine(t *testing.T) {
+	t.Parallel()
+	img := debianDir(t)
+	takeTurn(t)
+	dir := emptyDir(t)
+	if err := os.Mkdir(qemu.ImagesDir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-r", img, filepath.Join(qemu.ImagesDir(dir), "debian")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d := open(t, dir, func(c *qemu.Config) {
+		c.Image, c.MemoryMB, c.Accelerator, c.Disk.Size = "debian", 512, qemu.AccelTCG, 6
+	})
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	g := machine(t, d, "one")
+	out := g.run(`export OUT="$(. /etc/os-release; echo $ID $(hostname) $(git --version | cut -d ' ' -f 1) $(cat /proc/1/comm) $(ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l))"`)
+	if want := "debian one git systemd 0"; out != want {
+		t.Errorf("the machine says %q, want %q", out, want)
+	}
+	if out := g.run(`export OUT="$(df --output=size -BG / | tail -n 1 | tr -d ' G')"`); out != "6" {
+		t.Errorf("its file system has %s GB, want 6", out)
+	}
+	g.run(`head -c 5000000 /dev/urandom >/root/file; md5sum </root/file >/run/sum; export OUT=`)
+
+	// Warm is proven and paused; a claim continues it.
+	if err := d.Pause(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Unpause(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	g.healthy()
+
+	// Memory and disk come back together, twice.
+	for range 2 {
+		if err := d.Suspend(bounded(t), g.ref); err != nil {
+			t.Fatal(err)
+		}
+		if len(processes(dir, "one")) != 0 {
+			t.Error("a suspended machine has a process")
+		}
+		i, err := d.Resume(bounded(t), g.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.at(i)
+		if out := g.run(`echo 3 >/proc/sys/vm/drop_caches; export OUT="$(md5sum </root/file | cmp - /run/sum && echo same)"`); out != "same" {
+			t.Error("its file is not what it was")
+		}
+		g.run(`head -c 1000000 /dev/urandom >>/root/file; md5sum </root/file >/run/sum; export OUT=`)
+	}
+
+	// The next machine has none of it.
+	other := machine(t, d, "two")
+	if out := other.run(`export OUT="$(ls /root | wc -l) $(cat /etc/machine-id)"`); !strings.HasPrefix(out, "0 ") || out[2:] == g.run(`export OUT="$(cat /etc/machine-id)"`) {
+		t.Errorf("another machine has %q", out)
+	}
+}
+
+// TestCloudInitBringsTheAgentIntoAnImageThatLacksIt boots the image debian
+// without its own agent, and with the seed of an imported image.
+func TestCloudInitBringsTheAgentIntoAnImageThatLacksIt(t *testing.T) {
+	t.Parallel()
+	debian := debianDir(t)
+	takeTurn(t)
+	dir := importedDir(t, "mine", bootSector())
+	mine := filepath.Join(qemu.ImagesDir(dir), "mine")
+	run := func(program string, args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", program, err, out)
+		}
+	}
+	raw := filepath.Join(t.TempDir(), "raw")
+	run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", filepath.Join(debian, image.DiskFile), raw)
+	for _, file := range []string{"/etc/udev/rules.d/60-runner-guest.rules", "/etc/systemd/system/runner-guest.service", "/usr/local/lib/runner-agent/runner-agent"} {
+		run("debugfs", "-w", "-R", "rm "+file, raw)
+	}
+	run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, filepath.Join(mine, image.DiskFile))
+	for _, name := range []string{image.KernelFile, image.InitramfsFile} {
+		run("cp", filepath.Join(debian, name), filepath.Join(mine, name))
+	}
+	manifest := image.Manifest{Name: "mine", Arch: runtime.GOARCH, MinMemoryMB: 256, Disk: &image.Disk{Size: 4 << 30}, Files: map[string]image.File{}}
+	for _, name := range []string{image.DiskFile, image.KernelFile, image.InitramfsFile, image.SeedFile} {
+		info, err := os.Stat(filepath.Join(mine, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifest.Files[name] = image.File{Size: info.Size()}
+	}
+	text, err := json.Marshal(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(mine, "manifest.json"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, dir, func(c *qemu.Config) { c.Image, c.MemoryMB, c.Accelerator = "mine", 512, qemu.AccelTCG })
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	ref, id := created(t, d, "one"), identityOf(t, "one")
+	// cloud-init alone takes a minute where it is emulated.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	err = d.Identify(ctx, ref, id)
+	var console bytes.Buffer
+	if cerr := d.Console(bounded(t), ref, &console, 16<<10); cerr != nil || err != nil {
+		t.Fatalf("identify: %v, %v; console:\n%s", err, cerr, console.String())
+	}
+	for _, want := range []string{"runner-boot: step 1/2 copy agent", "runner-boot: step 2/2 start agent"} {
+		if !strings.Contains(console.String(), want) {
+			t.Errorf("the console lacks %q:\n%s", want, console.String())
+		}
+	}
+	g := &guest{tb: t, ref: ref, id: id}
+	g.at(find(t, d, "one"))
+	g.healthy()
+	if out := g.run(`export OUT="$(hostname) $(systemctl is-active runner-guest)"`); out != "one active" {
+		t.Errorf("the machine says %q", out)
+	}
+}
