@@ -49,7 +49,7 @@ func (a *able) Resume(_ context.Context, r drivers.Ref) (drivers.Instance, error
 func (a *able) Pause(context.Context, drivers.Ref) error                      { return a.err }
 func (a *able) Unpause(context.Context, drivers.Ref) error                    { return a.err }
 func (a *able) Identify(context.Context, drivers.Ref, drivers.Identity) error { return a.err }
-func (a *able) Advice(context.Context) []drivers.Advice { return []drivers.Advice{{Part: "disks"}} }
+func (a *able) Advice(context.Context) []drivers.Advice                       { return []drivers.Advice{{Part: "disks"}} }
 
 func (a *able) DestroyDisks(_ context.Context, n []drivers.Ref) []error { return make([]error, len(n)) }
 

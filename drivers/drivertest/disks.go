@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
@@ -160,6 +161,34 @@ func testDiskInUse(s *suite) {
 	}
 	s.destroyKeeping(ref, first.Disks)
 	s.settleMachines()
+	s.destroyDisks(refsOf(first.Disks)...)
+}
+
+func testDisksOfDead(s *suite) {
+	needAbility(s, s.client.CanKeepDisks(), "DiskKeeper")
+	kill := need(s, s.h.Kill, s.h.Kill == nil, "Kill")
+	first := s.withDisks(1)
+	ref := s.create(first)
+	s.await(ref, drivers.StatusRunning)
+	kill(s, ref)
+	s.await(ref, drivers.StatusDead)
+	still := func(when string) {
+		s.Helper()
+		second := s.withDisks(0)
+		second.Disks = first.Disks
+		if _, err := s.client.Create(s.Context(), second); !errors.Is(err, drivers.ErrInvalid) {
+			s.Errorf("%s another machine gets the disk: %v, want an invalid request", when, err)
+		}
+		if disk := s.disks()[first.Disks[0].Name]; disk.AttachedTo != first.Name {
+			s.Errorf("%s the disk is on %q, want on %s", when, disk.AttachedTo, first.Name)
+		}
+	}
+	still("after its machine died")
+	if s.client.CanHibernate() {
+		_, err := s.client.Resume(s.Context(), ref)
+		still(fmt.Sprintf("after a resume (%v)", err))
+	}
+	s.destroyKeeping(ref, first.Disks)
 	s.destroyDisks(refsOf(first.Disks)...)
 }
 

@@ -107,6 +107,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"persistent disks are made once, listed with their tags, and found again by the next machine", testDisksOnce},
 		{"persistent disks are kept by a create that fails", testDisksOfFailedCreate},
 		{"a persistent disk that a machine has is neither given to another nor destroyed", testDiskInUse},
+		{"a machine that has died keeps its persistent disks, resumed or not", testDisksOfDead},
 		{"persistent disks are destroyed by name and place, and again", testDestroyDisks},
 		{"persistent disks go with their machine where that is asked, and no others", testDestroyWithDisks},
 	} {
