@@ -43,7 +43,7 @@ soak: ## the same for long, and watch its memory: HOURS=1
 	@scripts/chaos.sh soak
 
 cloud-init: ## build the image debian (root, mmdebstrap) and boot it with the user data of a cloud
-	TEST_DEBIAN_IMAGE=$${TEST_DEBIAN_IMAGE:-build} go test -tags e2e -count=1 -timeout 20m -run Rendered -v ./internal/e2e
+	@scripts/cloud-init.sh
 
 lint: ## golangci-lint, at a pinned version
 	@scripts/lint.sh $(GOLANGCI_LINT_VERSION)

@@ -28,37 +28,16 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// debianVariable names the folder of an image debian that is there; "build" has
-// one built and kept in the user's cache.
-const debianVariable = "TEST_DEBIAN_IMAGE"
-
-var debianImage = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv(debianVariable); dir != "build" {
-		return dir, nil
-	}
-	dir := filepath.Join(built.images, "images", "debian")
-	if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err == nil {
-		return dir, nil // whichever agent is in it: these machines download theirs
-	}
-	cmd := exec.Command(built.runner, "image", "build", "debian", "--data-dir", built.images, "--agent", built.agent)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("image build debian: %w\n%s", err, out)
-	}
-	return dir, nil
-})
-
-// needDebian skips a test where no image debian is wished for: building it takes
-// minutes, and so does a boot with cloud-init where machines are emulated.
+// needDebian is the folder of the image debian. It skips a test where there is
+// none: building it takes minutes, and so does a boot with cloud-init where
+// machines are emulated.
 func needDebian(t *testing.T) string {
 	t.Helper()
-	if os.Getenv(debianVariable) == "" {
-		t.Skip("the image debian is missing: make cloud-init builds it, " + debianVariable + " names one")
+	dir := os.Getenv("TEST_DEBIAN_IMAGE")
+	if dir == "" {
+		t.Skip("the image debian is missing: make cloud-init builds it, TEST_DEBIAN_IMAGE names its folder")
 	}
-	img, err := debianImage()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img
+	return dir
 }
 
 // guestHost is this host as machines see it through QEMU's network.

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# make cloud-init: builds the image debian, unless TEST_DEBIAN_IMAGE names the
+# folder of one, and boots machines of it: by cloud-init with the user data of a
+# cloud, and as local machines. Takes about ten minutes where they are emulated.
+. "$(dirname "$0")/lib.sh"
+set -euo pipefail
+need_go
+mkdir -p .run
+if [ -z "${TEST_DEBIAN_IMAGE:-}" ]; then
+	# shellcheck disable=SC2046 # one word per package
+	install $(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils mke2fs=e2fsprogs debugfs=e2fsprogs mmdebstrap=mmdebstrap xz=xz-utils)
+	go build -o .run/cloud-init/ ./cmd/drone-runner-aws
+	CGO_ENABLED=0 go build -tags urfave_cli_no_docs -trimpath -ldflags '-s -w' -o .run/cloud-init/ ./cmd/runner-agent
+	.run/cloud-init/drone-runner-aws image build debian --data-dir "$PWD/.run/cloud-init"
+	TEST_DEBIAN_IMAGE=$PWD/.run/cloud-init/images/debian
+fi
+export TEST_DEBIAN_IMAGE CI=${CI:-true}
+failed=0
+go test -tags e2e -count=1 -timeout 30m -run 'Rendered|Debian' -v ./internal/e2e || failed=1
+go test -count=1 -timeout 30m -run 'Debian|CloudInit' -v ./drivers/qemu || failed=1
+exit "$failed"
