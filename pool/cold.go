@@ -146,7 +146,7 @@ func (m *Manager) busyAgeOf(pool string) time.Duration {
 	return m.t.BusyAge
 }
 
-// gitspaceValidity is how long a gitspace's certificates are good for: long
+// gitspaceValidity is how long gitspaces' certificates are good for by default: long
 // enough for years of sleeping, as the existing runner's are (1080 days).
 const gitspaceValidity = 1080 * 24 * time.Hour
 

@@ -82,6 +82,9 @@ type Timeouts struct {
 	// destroyed (5 min); Tombstone how long a destroy that came before its
 	// setup is remembered (10 min).
 	OrphanGrace, Tombstone time.Duration
+	// Certificate is how long a gitspace's certificates are good for (1080 days);
+	// they are renewed when a third of that is left.
+	Certificate time.Duration
 	// SweepLocal and SweepCloud are the intervals of listings (5 s, 1 min).
 	SweepLocal, SweepCloud time.Duration
 }
@@ -104,6 +107,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		SuspendWait: cmp.Or(t.SuspendWait, 5*time.Minute),
 		OrphanGrace: cmp.Or(t.OrphanGrace, 5*time.Minute),
 		Tombstone:   cmp.Or(t.Tombstone, 10*time.Minute),
+		Certificate: cmp.Or(t.Certificate, gitspaceValidity),
 		SweepLocal:  cmp.Or(t.SweepLocal, 5*time.Second),
 		SweepCloud:  cmp.Or(t.SweepCloud, time.Minute),
 	}

@@ -27,9 +27,6 @@ const (
 	reasonRenewed    = "certificate_renewed"
 	reasonNotRenewed = "certificate_not_renewed"
 
-	// renewalSlack is how far before now a renewed certificate begins: the clock
-	// of a machine that has run, or slept, for months may be far behind.
-	renewalSlack = 24 * time.Hour
 	// buildRenewal is when a build's certificate is renewed, before its end: it
 	// outlives the machine's deadline by 23 hours, so that only a machine that has
 	// outlived that too needs another.
@@ -41,8 +38,10 @@ const (
 
 // RenewIdentity makes the certificates that follow those of id: a leaf with a
 // new key and the same names, and the CA's certificate anew with the key it
-// has, so that old and new ones are good beside each other. They are valid from
-// a day before now until now + validity. An id without its CA's key is an error.
+// has, so that old and new ones are good beside each other. They are valid until
+// now + validity, and from when the old ones were: the clock of a machine that
+// slept may be far behind, and this host's may have been ahead for a moment. An
+// id without its CA's key is an error.
 func RenewIdentity(id drivers.Identity, now time.Time, validity time.Duration) (drivers.Identity, error) {
 	next, err := renewIdentity(id, now, validity)
 	if err != nil {
@@ -73,7 +72,7 @@ func renewIdentity(id drivers.Identity, now time.Time, validity time.Duration) (
 	}
 	anew := func(c *x509.Certificate) *x509.Certificate {
 		c.SerialNumber, c.SignatureAlgorithm = serial(), x509.UnknownSignatureAlgorithm
-		c.NotBefore, c.NotAfter = now.Add(-renewalSlack), now.Add(validity)
+		c.NotAfter = now.Add(validity)
 		return c
 	}
 	ca := anew(authority.Leaf)
@@ -110,15 +109,16 @@ func leafOf(id drivers.Identity) (*x509.Certificate, error) {
 // renewal is when a machine's certificate wants to be renewed, and when it ends.
 type renewal struct{ due, end time.Time }
 
-// renewalOf: when a third of its life is left, or for a build twenty hours, and
-// up to a quarter of that later, so that machines made together are not renewed
-// together. ok is false for a machine whose certificate cannot be read.
-func renewalOf(inst Instance) (r renewal, ok bool) {
+// renewalOf: when a third of its life is left, or of what one is made for today if
+// that is less, for a build twenty hours at most; and up to a quarter of that
+// later, so that machines made together are not renewed together. ok is false for
+// a machine whose certificate cannot be read.
+func renewalOf(inst Instance, validity time.Duration) (r renewal, ok bool) {
 	leaf, err := leafOf(inst.Identity)
 	if err != nil {
 		return renewal{}, false
 	}
-	left := leaf.NotAfter.Sub(leaf.NotBefore) / 3
+	left := min(leaf.NotAfter.Sub(leaf.NotBefore), validity) / 3
 	if inst.Kind == Build {
 		left = min(left, buildRenewal)
 	}
@@ -130,6 +130,15 @@ func renewalOf(inst Instance) (r renewal, ok bool) {
 
 func (r renewal) ended(now time.Time) bool { return now.After(r.end) }
 
+// next is when it is looked at again: when it is due, and then the oftener the
+// nearer its end is; every hour at least, every minute at most.
+func (r renewal) next(now time.Time) time.Duration {
+	if now.Before(r.due) {
+		return min(leasedRecheck, r.due.Sub(now))
+	}
+	return min(leasedRecheck, max(time.Minute, r.end.Sub(now)/4))
+}
+
 // late says whether it is time to tell somebody that it has not worked.
 func (r renewal) late(now time.Time) bool {
 	return now.After(r.end.Add(-min(lateRenewal, r.end.Sub(r.due)/2)))
@@ -137,8 +146,8 @@ func (r renewal) late(now time.Time) bool {
 
 // wantsRenewal says whether a machine's certificate is to be renewed now: it is
 // due, or an earlier try was not seen through.
-func wantsRenewal(inst Instance, now time.Time) bool {
-	r, ok := renewalOf(inst)
+func (m *Manager) wantsRenewal(inst Instance, now time.Time) bool {
+	r, ok := m.renewalOf(inst)
 	return ok && (!now.Before(r.due) || len(inst.NextIdentity.Cert) > 0)
 }
 
@@ -163,7 +172,7 @@ func (m *Manager) renewCertificate(ctx context.Context, inst Instance) (Instance
 	}
 	next := inst.NextIdentity
 	err := m.agent.Renew(ctx, inst.Target(), next)
-	if r, ok := renewalOf(inst); err != nil && ok && r.ended(now) && ctx.Err() == nil {
+	if r, ok := m.renewalOf(inst); err != nil && ok && r.ended(now) && ctx.Err() == nil {
 		t := inst.Target()
 		t.Identity = next
 		if again := m.agent.Renew(ctx, t, next); again == nil {
@@ -205,10 +214,14 @@ func cannotRenew(err error) bool {
 	return ok && refusal.Status == StatusUnknown
 }
 
+func (m *Manager) renewalOf(inst Instance) (renewal, bool) {
+	return renewalOf(inst, m.validity(inst.Kind, inst.Pool))
+}
+
 // validity is how long certificates made now are good for.
 func (m *Manager) validity(kind Kind, pool string) time.Duration {
 	if kind != Build {
-		return gitspaceValidity
+		return m.t.Certificate
 	}
 	free := m.t.FreeAge
 	if rt := m.pools[pool]; rt != nil {
@@ -222,14 +235,21 @@ func (m *Manager) validity(kind Kind, pool string) time.Duration {
 // it did not work.
 func (m *Manager) keepCertificate(ctx context.Context, inst Instance, p *Postponement) {
 	now := p.Now
-	r, ok := renewalOf(inst)
-	if !ok || !wantsRenewal(inst, now) {
+	r, ok := m.renewalOf(inst)
+	if !ok {
+		return
+	}
+	p.Due = now.Add(r.next(now))
+	if !m.wantsRenewal(inst, now) {
 		return
 	}
 	call, cancel := context.WithTimeout(ctx, m.t.Setup)
 	defer cancel()
 	fresh, err := m.renewCertificate(call, inst)
 	if err == nil {
+		if r, ok := m.renewalOf(fresh); ok {
+			p.Due = now.Add(r.next(now))
+		}
 		if p.Reason == reasonNotRenewed {
 			p.Reason, p.Detail = "", ""
 		}
@@ -268,7 +288,7 @@ const endedAdvice = "reset the gitspace: its disks are kept"
 // since the machine may still be booting.
 func (m *Manager) reissue(ctx context.Context, inst Instance, alive func() error) (Instance, error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		if r, ok := renewalOf(inst); !ok || !r.ended(m.stamp()) {
+		if r, ok := m.renewalOf(inst); !ok || !r.ended(m.stamp()) {
 			return inst, nil
 		}
 		// What was to come next may have ended too: then one more is made.

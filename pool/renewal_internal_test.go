@@ -28,7 +28,7 @@ func TestWhenCertificatesAreRenewed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, ok := renewalOf(Instance{ID: id, Kind: c.kind, Identity: identity})
+			r, ok := renewalOf(Instance{ID: id, Kind: c.kind, Identity: identity}, 1080*day)
 			if !ok || !r.end.Equal(made.Add(c.validity)) {
 				t.Fatalf("%s: ends %s", name, r.end)
 			}
@@ -46,7 +46,7 @@ func TestWhenCertificatesAreRenewed(t *testing.T) {
 			t.Errorf("%s: 32 machines are renewed within %s", name, first-last)
 		}
 	}
-	if _, ok := renewalOf(Instance{}); ok {
+	if _, ok := renewalOf(Instance{}, day); ok {
 		t.Error("a machine without a certificate has one to renew")
 	}
 }

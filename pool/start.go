@@ -198,7 +198,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 		}
 	}
 	held := m.stillHeld(ctx, inst)
-	if wantsRenewal(inst, m.stamp()) {
+	if m.wantsRenewal(inst, m.stamp()) {
 		// First thing: it may have ended while the machine slept.
 		if inst, err = m.reissue(health, inst, held); err != nil {
 			return inst, "health", fmt.Errorf("the machine's certificate has ended and is not renewed: %w (%s)", err, endedAdvice)
@@ -215,7 +215,7 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 	defer m.links.use(inst.ID, m.now)()
 	setup, cancel := context.WithTimeout(ctx, m.t.Setup)
 	defer cancel()
-	if wantsRenewal(inst, m.stamp()) {
+	if m.wantsRenewal(inst, m.stamp()) {
 		if fresh, err := m.renewCertificate(setup, inst); err == nil {
 			inst = fresh
 		} else {

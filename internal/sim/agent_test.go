@@ -1,8 +1,11 @@
 package sim
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -82,9 +85,31 @@ func (a agents) Health(ctx context.Context, t pool.Target) (pool.Health, error) 
 // Rehearse implements pool.Agent.
 func (a agents) Rehearse(ctx context.Context, t pool.Target) error { return a.reach(ctx, t, nil) }
 
-// Renew implements pool.Agent.
-func (a agents) Renew(ctx context.Context, t pool.Target, _ drivers.Identity) error {
-	return a.reach(ctx, t, nil)
+// Renew implements pool.Agent. Whoever renews knows what the machine has: it is
+// one of the two its row speaks of.
+func (a agents) Renew(ctx context.Context, t pool.Target, next drivers.Identity) error {
+	return a.reach(ctx, t, func(m *machine) error {
+		known := bytes.Equal(m.cert, t.Identity.Cert) || bytes.Equal(m.cert, next.Cert)
+		if !known && !endOf(next.Cert).After(endOf(m.cert)) {
+			return &pool.AgentError{Op: "renew_certificate", Status: 400, Message: "it ends sooner"}
+		}
+		if !known && !a.w.copied {
+			a.w.log.wrong(ruleKnownCert, m.name, "%s has a certificate that nobody knows", m.name)
+		}
+		m.cert = next.Cert
+		a.w.renewals++
+		return nil
+	})
+}
+
+// endOf is when a certificate ends.
+func endOf(cert []byte) time.Time {
+	if block, _ := pem.Decode(cert); block != nil {
+		if leaf, err := x509.ParseCertificate(block.Bytes); err == nil {
+			return leaf.NotAfter
+		}
+	}
+	return time.Time{}
 }
 
 // Setup implements pool.Agent.

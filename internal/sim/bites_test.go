@@ -96,6 +96,7 @@ func bites() []broken {
 		{ruleDiskRow, "the rows of disks are lost", bite{store: func(s *sim, st pool.Store) pool.Store {
 			return unlearning{&tampering{Store: st, s: s, text: `DELETE FROM disks`}}
 		}, plan: spaced}},
+		{ruleKnownCert, "what machines are given is not kept", bite{store: func(_ *sim, st pool.Store) pool.Store { return careless{st} }, plan: certified}},
 		{ruleQuiet, "a gate closes for ever", bite{store: func(_ *sim, st pool.Store) pool.Store { return locked{st} }, plan: clumsier}},
 	}
 }
@@ -113,6 +114,23 @@ func spaced(p *plan) {
 	roomy(p)
 	p.gitspaces = true
 }
+
+// certified has gitspaces that live longer than their certificates.
+func certified(p *plan) {
+	spaced(p)
+	p.times.Certificate, p.load = 3*time.Minute, 15*time.Minute
+}
+
+// careless says that it has written down what a machine is to be given.
+type careless struct{ pool.Store }
+
+func (s careless) Renewing(ctx context.Context, r pool.Renewal) (pool.Instance, error) {
+	i, err := s.Store.Instance(ctx, r.ID)
+	i.NextIdentity = r.Next
+	return i, err
+}
+
+func (s careless) Fence(h pool.Hold) pool.Store { return careless{s.Store.Fence(h)} }
 
 func roomy(p *plan) {
 	p.pools = []poolPlan{{name: "p", scope: "sim", min: 3, max: 8}}

@@ -43,6 +43,7 @@ const (
 	ruleDisk       rule = "no disk deleted unless its owner says so"
 	ruleDeleted    rule = "what was deleted is gone"
 	ruleDiskRow    rule = "no disk without a row"
+	ruleKnownCert  rule = "the store knows each machine's certificate"
 )
 
 // answer is a machine a caller was told of and counts on.

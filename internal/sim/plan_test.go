@@ -117,6 +117,7 @@ func drawPlan(d *dice) *plan {
 		{"schedule", .12, func() { p.drawSchedules(d) }},
 		{"guards", .12, func() { p.drawGuards(d) }},
 		{"operator", .2, func() { p.orders = 4 + d.below(12, "orders") }},
+		{"certificates", .2, func() { p.drawCertificates(d) }},
 		{"leaving", .15, func() { p.leaves, p.crashes = true, max(p.crashes, 2) }},
 	}
 	for _, k := range kinds {
@@ -140,6 +141,11 @@ func drawPlan(d *dice) *plan {
 		p.crashes *= 3
 	}
 	return p
+}
+
+// drawCertificates has gitspaces whose certificates end within minutes.
+func (p *plan) drawCertificates(d *dice) {
+	p.gitspaces, p.times.Certificate = true, 90*time.Second+d.span(4*time.Minute, "certificate")
 }
 
 func (p *plan) drawPools(d *dice) {

@@ -202,6 +202,7 @@ func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 		s.logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	s.world = newWorld(d, s.plan.faults, s.log)
+	s.world.copied = s.plan.restore != ""
 	s.world.sabotage = b.world
 	s.log.dead, s.log.steps = s.world.dead, s.world.running
 	s.witness = newWitness(s, s.log)
@@ -284,7 +285,7 @@ func (s *sim) run() {
 	for _, r := range s.replicas {
 		starts += r.started
 	}
-	s.t.Logf("%d starts, %d leases served, %d refused, %d machines made, %d steps looked at", starts, s.served.Load(), s.refused.Load(), s.world.made, s.witness.steps)
+	s.t.Logf("%d starts, %d leases served, %d refused, %d machines made, %d certificates renewed, %d steps looked at", starts, s.served.Load(), s.refused.Load(), s.world.made, s.world.renewals, s.witness.steps)
 }
 
 // calm ends all trouble: the cloud behaves, processes live, stores are quick.

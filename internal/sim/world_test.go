@@ -52,6 +52,10 @@ type world struct {
 	// confirmed are the machines the cloud has said are gone.
 	confirmed map[string]bool
 	made      int
+	// renewals counts those of certificates; copied: an old copy of the store may
+	// know none of them.
+	renewals int
+	copied   bool
 	// late is how many machines the cloud may yet make of its own.
 	late int
 
@@ -86,6 +90,8 @@ type machine struct {
 	late bool
 	// used is the lease its agent was set up for, use what it calls that.
 	used, use string
+	// cert is what it shows.
+	cert []byte
 	// steps run in it now.
 	steps int
 }
@@ -236,7 +242,7 @@ func (w *world) make(spec drivers.Spec, late bool) error {
 		delete(w.confirmed, spec.Name) // an old copy of the store may have it made anew
 	}
 	n := w.number(spec.Name)
-	m := &machine{name: spec.Name, n: n, tags: spec.Tags, made: now, late: late}
+	m := &machine{name: spec.Name, n: n, tags: spec.Tags, cert: spec.Identity.Cert, made: now, late: late}
 	if !w.d.chance(w.bad.neverBoots, "never-boots", n) {
 		m.boots = now.Add(w.d.span(w.bad.boot, "boot-time", n))
 	}
