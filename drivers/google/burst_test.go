@@ -7,9 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
 )
 
@@ -143,6 +145,38 @@ func TestFiveHundredMachines(t *testing.T) {
 		if calls > 4*500 {
 			t.Errorf("%d calls", calls)
 		}
+	})
+}
+
+// An image is looked at once for all who need it, also if the first of them has
+// gone meanwhile.
+func TestAnImageIsLookedAtOnceForAllWhoNeedIt(t *testing.T) {
+	t.Parallel()
+	bubble(t, large(), func(t *testing.T, c *gce.Cloud) {
+		const look = "compute.images.getFromFamily"
+		c.Faults.Add(fakecloud.Fault{Method: look, Times: 2, Effect: fakecloud.Slow, For: 3 * time.Second})
+		d := open(t, c, small)
+		var wg sync.WaitGroup
+		impatient, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		wg.Go(func() {
+			if _, err := d.Create(impatient, machine()); err == nil {
+				t.Error("it did not go")
+			}
+		})
+		synctest.Wait() // it has asked
+		for range 20 {
+			wg.Go(func() {
+				if _, err := d.Create(t.Context(), machine()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := c.Books.Calls()[look]; n != 2 {
+			t.Errorf("the image was looked at %d times, want once for the first and once for all others", n)
+		}
+		empty(t, c, d)
 	})
 }
 

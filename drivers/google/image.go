@@ -53,6 +53,17 @@ type images struct {
 	a     *account
 	mu    sync.Mutex
 	known map[string]knownImage
+	// asked are the questions under way, by path.
+	asked map[string]*askedImage
+}
+
+// askedImage is a question whose answer serves everybody who has it meanwhile.
+type askedImage struct {
+	done chan struct{}
+	features
+	err error
+	// left: who asked has gone, and the error says nothing of the image.
+	left bool
 }
 
 type knownImage struct {
@@ -69,12 +80,42 @@ const (
 // features asks what an image allows. One that may be used and not looked at
 // allows nothing beyond what the cloud gives it by itself.
 func (m *images) features(ctx context.Context, path string) (features, error) {
-	m.mu.Lock()
-	known, ok := m.known[path]
-	m.mu.Unlock()
-	if ok && time.Since(known.at) < imagesFor {
-		return known.features, nil
+	for {
+		m.mu.Lock()
+		if known, ok := m.known[path]; ok && time.Since(known.at) < imagesFor {
+			m.mu.Unlock()
+			return known.features, nil
+		}
+		q := m.asked[path]
+		if q == nil {
+			q = &askedImage{done: make(chan struct{})}
+			if m.asked == nil {
+				m.asked = map[string]*askedImage{}
+			}
+			m.asked[path] = q
+			m.mu.Unlock()
+			q.features, q.err = m.ask(ctx, path)
+			q.left = ctx.Err() != nil
+			m.mu.Lock()
+			delete(m.asked, path)
+			m.mu.Unlock()
+			close(q.done)
+			return q.features, q.err
+		}
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return features{}, context.Cause(ctx)
+		case <-q.done:
+		}
+		if !q.left {
+			return q.features, q.err
+		}
 	}
+}
+
+// ask asks the cloud, and remembers its answer.
+func (m *images) ask(ctx context.Context, path string) (features, error) {
 	parts := strings.Split(path, "/")
 	name, family := parts[len(parts)-1], len(parts) == 6 && parts[4] == "family"
 	if !family && len(parts) != 5 || parts[2] != "global" || parts[3] != "images" {
