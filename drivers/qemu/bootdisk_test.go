@@ -159,8 +159,9 @@ func debianDir(t *testing.T) string {
 	return dir
 }
 
-func TestDebianMachine(t *testing.T) {
-	t.Parallel()
+// onDebian is a driver whose machines are of the image debian.
+func onDebian(t *testing.T) (*qemu.Driver, string) {
+	t.Helper()
 	img := debianDir(t)
 	takeTurn(t)
 	dir := emptyDir(t)
@@ -174,6 +175,30 @@ func TestDebianMachine(t *testing.T) {
 		c.Image, c.MemoryMB, c.Accelerator, c.Disk.Size = "debian", 512, qemu.AccelTCG, 6
 	})
 	t.Cleanup(func() { cleanUp(t, d, dir) })
+	return d, dir
+}
+
+// TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled: it boots anew on its own
+// disk and on its persistent one.
+func TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled(t *testing.T) {
+	t.Parallel()
+	d, dir := onDebian(t)
+	g := gitspace(t, d, withDisks("one", "home"))
+	g.run(`echo persistent >` + firstFolder + `/f; echo own >/root/f; sync; export OUT=x`)
+	killQEMU(t, d, dir, "one")
+	if _, err := d.Resume(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	g.identify(d)
+	if out := g.run(`export OUT="$(cat ` + firstFolder + `/f /root/f | tr '\n' ' ')"`); out != "persistent own " {
+		t.Errorf("the files have %q", out)
+	}
+	destroyWith(t, d, g.ref, drivers.Delete)
+}
+
+func TestDebianMachine(t *testing.T) {
+	t.Parallel()
+	d, dir := onDebian(t)
 	g := machine(t, d, "one")
 	out := g.run(`export OUT="$(. /etc/os-release; echo $ID $(hostname) $(git --version | cut -d ' ' -f 1) $(cat /proc/1/comm) $(ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l))"`)
 	if want := "debian one git systemd 0"; out != want {

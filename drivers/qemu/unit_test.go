@@ -35,6 +35,8 @@ func TestCommandLineIsTheGoldenOne(t *testing.T) {
 		"clone":    {arch: architectures["amd64"], accel: AccelKVM, memoryMB: 256, cpus: 2, memory: memoryPrivate, guest: "m1", address: "127.77.0.1", incoming: true, stopped: true},
 		"resumed":  {arch: architectures["arm64"], accel: AccelTCG, memoryMB: 128, cpus: 1, guest: "m1", address: "127.77.0.1", incoming: true, stopped: true},
 		"disks":    {arch: architectures["amd64"], accel: AccelTCG, memoryMB: 128, cpus: 1, guest: "m1", address: "127.77.0.1", stopped: true, disks: 2},
+		"debian":   {arch: architectures["amd64"], accel: AccelTCG, memoryMB: 512, cpus: 1, guest: "m1", address: "127.77.0.1", stopped: true, disks: 1, boot: &bootDisk{Size: 4 << 30, Kernel: true}},
+		"imported": {arch: architectures["amd64"], accel: AccelTCG, memoryMB: 1024, cpus: 1, guest: "m1", address: "127.77.0.1", stopped: true, boot: &bootDisk{Size: 2 << 30, Seed: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
