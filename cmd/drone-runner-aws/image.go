@@ -182,6 +182,17 @@ func (p *program) imageBuild(c *cli.Context) error {
 	if c.NArg() == 1 {
 		name = c.Args().First()
 	}
+	for _, f := range []struct{ image, flag, variable string }{
+		{image.Tiny, "kernel-url", "RUNNER_KERNEL_URL"},
+		{image.Tiny, "busybox-url", "RUNNER_BUSYBOX_URL"},
+		{image.Debian, "mirror", "RUNNER_DEBIAN_MIRROR"},
+		{image.Debian, "suite", "RUNNER_DEBIAN_SUITE"},
+	} {
+		// A variable is there for whichever image needs it.
+		if name != f.image && c.IsSet(f.flag) && os.Getenv(f.variable) == "" {
+			return usagef(c, "--%s is for the image %s, and this is %s", f.flag, f.image, name)
+		}
+	}
 	dir, err := imagesDir(c)
 	if err != nil {
 		return err
@@ -190,7 +201,13 @@ func (p *program) imageBuild(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if have, err := image.Inspect(dir, name); err == nil && !c.Bool("update") && !c.IsSet("kernel-url") && !c.IsSet("busybox-url") {
+	sameSource := func(have *image.Image) bool {
+		if have.Disk != nil {
+			return have.Disk.Suite == c.String("suite") && have.Disk.Mirror == c.String("mirror")
+		}
+		return !c.IsSet("kernel-url") && !c.IsSet("busybox-url")
+	}
+	if have, err := image.Inspect(dir, name); err == nil && !c.Bool("update") && sameSource(have) {
 		if sum, err := sha256File(agent); err == nil && sum == have.Agent.SHA256 && image.Verify(dir, name) == nil {
 			fmt.Fprintf(p.stdout, "image %s is there and has this agent: %s\n", name, have.Dir)
 			return nil
