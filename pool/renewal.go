@@ -130,13 +130,17 @@ func renewalOf(inst Instance, validity time.Duration) (r renewal, ok bool) {
 
 func (r renewal) ended(now time.Time) bool { return now.After(r.end) }
 
-// next is when it is looked at again: when it is due, and then the oftener the
-// nearer its end is; every hour at least, every minute at most.
+// next is how long until it is looked at again: when it is due, and then the
+// oftener the nearer its end is; every hour at least, every minute at most.
 func (r renewal) next(now time.Time) time.Duration {
-	if now.Before(r.due) {
+	switch {
+	case now.Before(r.due):
 		return min(leasedRecheck, r.due.Sub(now))
+	case r.ended(now):
+		return leasedRecheck
+	default:
+		return min(leasedRecheck, max(time.Minute, r.end.Sub(now)/4))
 	}
-	return min(leasedRecheck, max(time.Minute, r.end.Sub(now)/4))
 }
 
 // late says whether it is time to tell somebody that it has not worked.
@@ -151,10 +155,10 @@ func (m *Manager) wantsRenewal(inst Instance, now time.Time) bool {
 	return ok && (!now.Before(r.due) || len(inst.NextIdentity.Cert) > 0)
 }
 
-// renewCertificate gives a running machine its next certificates and returns its row with
-// them. They are in the store before the machine has them, so that whatever dies
-// in between, one of the two the store has is the machine's: the old one is
-// good until it ends, and after that the other one is tried too.
+// renewCertificate gives a running machine its next certificates and returns its
+// row with them. They are in the store before the machine has them, so that
+// whatever dies in between, one of the two the store has is the machine's: the
+// old one is good until it ends, and after that the other one is tried too.
 func (m *Manager) renewCertificate(ctx context.Context, inst Instance) (Instance, error) {
 	now := m.stamp()
 	if len(inst.NextIdentity.Cert) == 0 {

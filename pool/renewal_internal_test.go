@@ -50,3 +50,23 @@ func TestWhenCertificatesAreRenewed(t *testing.T) {
 		t.Error("a machine without a certificate has one to renew")
 	}
 }
+
+func TestHowSoonACertificateIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	end := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := renewal{due: end.Add(-48 * time.Hour), end: end}
+	for name, c := range map[string]struct {
+		left, want time.Duration
+	}{
+		"long before it is due":       {72 * time.Hour, time.Hour},
+		"soon due":                    {48*time.Hour + 20*time.Minute, 20 * time.Minute},
+		"due and not renewed":         {24 * time.Hour, time.Hour},
+		"two hours before its end":    {2 * time.Hour, 30 * time.Minute},
+		"a minute before its end":     {time.Minute, time.Minute},
+		"ended, and nobody can renew": {-time.Minute, time.Hour},
+	} {
+		if got := r.next(end.Add(-c.left)); got != c.want {
+			t.Errorf("%s: after %s, want %s", name, got, c.want)
+		}
+	}
+}
