@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -321,22 +319,4 @@ func (d *Driver) baseRecipe(ctx context.Context, name string) (recipe, error) {
 	}
 	boot, err := bootDiskOf(img, 0)
 	return recipe{img: img, boot: boot, memoryMB: d.cfg.MemoryMB, cpus: d.cfg.CPUs, qemu: program}, err
-}
-
-// The most a request may ask for: beyond what any host has, below what QEMU
-// and arithmetic take.
-const (
-	mostCPUs     = 255
-	mostMemoryMB = 1 << 22
-)
-
-// parseMachineType reads "<cpus>x<memory in MiB>".
-func parseMachineType(s string) (cpus, memoryMB int, err error) {
-	a, b, ok := strings.Cut(s, "x")
-	cpus, err1 := strconv.Atoi(a)
-	memoryMB, err2 := strconv.Atoi(b)
-	if !ok || err1 != nil || err2 != nil || cpus < 1 || cpus > mostCPUs || memoryMB < 1 || memoryMB > mostMemoryMB {
-		return 0, 0, fmt.Errorf("%w: machine type %q: want <cpus>x<memory in MiB>, such as 2x1024", drivers.ErrInvalid, s)
-	}
-	return cpus, memoryMB, nil
 }
