@@ -149,7 +149,7 @@ func TestABootDiskThatCannotBeIsRefused(t *testing.T) {
 }
 
 // debianDir is the folder of the image debian. It takes minutes to build, and
-// machines of it minutes to boot where they are emulated.
+// machines of it minutes to boot where they are emulated: one at a time.
 func debianDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("TEST_DEBIAN_IMAGE")
@@ -180,8 +180,7 @@ func onDebian(t *testing.T) (*qemu.Driver, string) {
 
 // TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled: it boots anew on its own
 // disk and on its persistent one.
-func TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled(t *testing.T) {
-	t.Parallel()
+func TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled(t *testing.T) { // not parallel: see debianDir
 	d, dir := onDebian(t)
 	g := gitspace(t, d, withDisks("one", "home"))
 	g.run(`echo persistent >` + firstFolder + `/f; echo own >/root/f; sync; export OUT=x`)
@@ -196,8 +195,7 @@ func TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled(t *testing.T) {
 	destroyWith(t, d, g.ref, drivers.Delete)
 }
 
-func TestDebianMachine(t *testing.T) {
-	t.Parallel()
+func TestDebianMachine(t *testing.T) { // not parallel: see debianDir
 	d, dir := onDebian(t)
 	g := machine(t, d, "one")
 	out := g.run(`export OUT="$(. /etc/os-release; echo $ID $(hostname) $(git --version | cut -d ' ' -f 1) $(cat /proc/1/comm) $(ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l))"`)
@@ -246,8 +244,7 @@ func TestDebianMachine(t *testing.T) {
 
 // TestCloudInitBringsTheAgentIntoAnImageThatLacksIt boots the image debian
 // without its own agent, and with the seed of an imported image.
-func TestCloudInitBringsTheAgentIntoAnImageThatLacksIt(t *testing.T) {
-	t.Parallel()
+func TestCloudInitBringsTheAgentIntoAnImageThatLacksIt(t *testing.T) { // not parallel: see debianDir
 	debian := debianDir(t)
 	takeTurn(t)
 	dir := importedDir(t, "mine", bootSector())

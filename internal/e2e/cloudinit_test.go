@@ -215,9 +215,8 @@ func (m *cloudMachine) step(id, command string) string {
 
 // TestRenderedUserDataBootsAMachine: cloud-init of a real machine takes exactly
 // the bytes the runner renders for a machine of a cloud.
-func TestRenderedUserDataBootsAMachine(t *testing.T) {
+func TestRenderedUserDataBootsAMachine(t *testing.T) { // not parallel: emulated, one machine has a core
 	needDebian(t)
-	t.Parallel()
 	server := serveReleases(t)
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	if err != nil {
@@ -245,8 +244,8 @@ func TestRenderedUserDataBootsAMachine(t *testing.T) {
 	}
 	address := strings.TrimSuffix(addressRange(), "0/24") + "2"
 	m := startCloudMachine(t, id, address, data)
-	m.healthy(5 * time.Minute)
-	m.said("runner-boot: done", 1, time.Minute)
+	m.healthy(10 * time.Minute)
+	m.said("runner-boot: done", 1, 2*time.Minute)
 
 	server.mu.Lock()
 	seen := strings.Join(server.seen, " ")
@@ -274,8 +273,8 @@ cloud-init schema --system 2>&1 | tail -n 1`)
 
 	// The agent comes back by itself, with the same certificates.
 	m.step("reboot", `nohup sh -c 'sleep 1; systemctl reboot' >/dev/null 2>&1 &`)
-	m.said("Linux version", 2, 2*time.Minute)
-	m.healthy(3 * time.Minute)
+	m.said("Linux version", 2, 5*time.Minute)
+	m.healthy(5 * time.Minute)
 	if out := m.step("again", "cat /proc/uptime"); out == "" {
 		t.Error("no step runs after the reboot")
 	}

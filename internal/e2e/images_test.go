@@ -79,9 +79,8 @@ instances:
 }
 
 // TestDebianPool walks a build through a pool of machines of the image debian.
-func TestDebianPool(t *testing.T) {
+func TestDebianPool(t *testing.T) { // not parallel, see TestRenderedUserDataBootsAMachine
 	img := needDebian(t)
-	t.Parallel()
 	r := newRunnerWithOwnImages(t, `
 version: "1"
 instances:
