@@ -35,9 +35,9 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
 )
 
-// patience bounds every wait on a real machine: a hundred times what emulation
-// takes on a quiet host.
-const patience = 2 * time.Minute
+// patience bounds every wait on a real machine: ten times what a whole Debian takes, emulated,
+// on a quiet host.
+const patience = 5 * time.Minute
 
 // heavy bounds the tests that have machines at the same time: a core emulates
 // one busy machine.
