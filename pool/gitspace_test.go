@@ -272,9 +272,9 @@ func TestADestroyWaitsForAnEarlierMachineThatHasTheDisk(t *testing.T) {
 func TestAGitspaceIsWhereItsWorkIs(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.pools = []poolSpec{{name: "p", max: 9, cfg: noop.Config{Capacity: otherAccount}}, {name: "q", max: 9}}
-		sick := "p"
+		var healed atomic.Bool
 		e.hook = func(_ context.Context, op string, tg pool.Target, _ string) error {
-			if (op == "healthz" || op == "health") && strings.HasPrefix(tg.Identity.Hostname, "runner-"+sick) {
+			if (op == "healthz" || op == "health") && strings.HasPrefix(tg.Identity.Hostname, "runner-p") && !healed.Load() {
 				return errors.New("connection refused")
 			}
 			return nil
@@ -287,7 +287,7 @@ func TestAGitspaceIsWhereItsWorkIs(t *testing.T) {
 			t.Fatalf("served by %s, whose agents do not answer", first.Pool)
 		}
 		e.destroy("g")
-		sick = "none"
+		healed.Store(true)
 		if again := e.mustSetup(ask).Instance; again.Pool != "q" {
 			t.Errorf("the next machine is in %s, with an empty disk", again.Pool)
 		}

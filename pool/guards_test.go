@@ -119,8 +119,11 @@ func TestRequestThatWaitsWhenTheCostCapClosesIsToldAndWaitsToItsOwnEnd(t *testin
 // accepted, listed, and never running.
 func TestMachineThatIsAcceptedAndNeverRunsIsNoCapacityAndIsReplacedByItsDeadline(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
+		var mu sync.Mutex // listings and look-ups run side by side
 		var unfilled string
 		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) {
+			mu.Lock()
+			defer mu.Unlock()
 			for i := range l.Instances {
 				if unfilled == "" {
 					unfilled = l.Instances[i].Name

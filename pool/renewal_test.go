@@ -37,6 +37,13 @@ type certified struct {
 	log  []string          // the calls of agents
 }
 
+// goWrong decides what becomes of renewals from now on; nil: they are made.
+func (c *certified) goWrong(wrong func(ctx context.Context, t pool.Target) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrong = wrong
+}
+
 func (c *certified) clock() time.Time { return time.Now().Add(time.Duration(c.off.Load())) }
 
 // day moves the clock to so many days after the test's beginning, as a new run
@@ -64,7 +71,7 @@ func (c *certified) look(ctx context.Context, op string, t pool.Target, _ string
 	if c.made[t.Instance] == nil {
 		c.made[t.Instance] = t.Identity.Cert
 	}
-	own := c.made[t.Instance]
+	own, wrong := c.made[t.Instance], c.wrong
 	c.log = append(c.log, op)
 	c.mu.Unlock()
 	if last := c.mock.Certificate(t.Instance); last != nil {
@@ -78,8 +85,8 @@ func (c *certified) look(ctx context.Context, op string, t pool.Target, _ string
 			return err
 		}
 	}
-	if op == "renew_certificate" && c.wrong != nil {
-		return c.wrong(ctx, t)
+	if op == "renew_certificate" && wrong != nil {
+		return wrong(ctx, t)
 	}
 	return nil
 }
@@ -228,18 +235,18 @@ func TestARenewalSurvivesTheRunnersDeath(t *testing.T) {
 				inCertified(t, func(t *testing.T, c *certified) {
 					c.start()
 					made := c.mustSetup(c.gitspace("g")).Instance
-					c.wrong = func(context.Context, pool.Target) error {
+					c.goWrong(func(context.Context, pool.Target) error {
 						if point.took {
 							c.mu.Lock()
 							defer c.mu.Unlock()
 							c.made[made.ID] = c.instance(made.ID).NextIdentity.Cert
 						}
 						return errors.New("the runner died")
-					}
+					})
 					c.day(dueDay)
 					pass(time.Minute)
 					c.halt()
-					c.wrong = nil
+					c.goWrong(nil)
 					row := c.instance(made.ID)
 					if !bytes.Equal(row.Identity.Cert, made.Identity.Cert) || len(row.NextIdentity.Cert) == 0 {
 						t.Fatal("the store does not have both certificates")
@@ -283,7 +290,7 @@ func TestAMachineThatIsNotReachedForItsRenewalIsToldOfWhenItIsLate(t *testing.T)
 	inCertified(t, func(t *testing.T, c *certified) {
 		c.start()
 		made := c.mustSetup(c.gitspace("g")).Instance
-		c.wrong = func(context.Context, pool.Target) error { return errors.New("no route to it") }
+		c.goWrong(func(context.Context, pool.Target) error { return errors.New("no route to it") })
 		c.day(dueDay)
 		pass(3 * time.Hour)
 		if told := c.told(made, "certificate_not_renewed"); len(told) != 0 {
@@ -294,7 +301,7 @@ func TestAMachineThatIsNotReachedForItsRenewalIsToldOfWhenItIsLate(t *testing.T)
 		if told := c.told(made, "certificate_not_renewed"); len(told) != 1 || !strings.Contains(told[0], "no route to it") {
 			t.Errorf("events %q, want one with the cause", told)
 		}
-		c.wrong = nil
+		c.goWrong(nil)
 		pass(2 * time.Hour)
 		if row := c.wantRenewed(made); row.Reason != "" {
 			t.Errorf("renewed, and its reason is %q", row.Reason)

@@ -212,6 +212,8 @@ func everyWalk(t *testing.T, test func(t *testing.T, e *engine, bad *badCloud, w
 	for _, w := range all {
 		for _, how := range []string{"fails", "hangs"} {
 			t.Run(fmt.Sprintf("%s %s, the cloud %s", w.state, w.how, how), func(t *testing.T) {
+				w := w // each its own: they run side by side
+				w.how = how
 				inBubble(t, func(t *testing.T, e *engine) {
 					bad := &badCloud{}
 					e.faults = bad.faults()
@@ -219,7 +221,6 @@ func everyWalk(t *testing.T, test func(t *testing.T, e *engine, bad *badCloud, w
 					if w.pool != nil {
 						w.pool(&e.pools[0])
 					}
-					w.how = how
 					test(t, e, bad, w)
 				})
 			})
