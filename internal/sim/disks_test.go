@@ -17,7 +17,6 @@ type disk struct {
 	drivers.Disk
 	// late: it was made with a machine whose call had failed.
 	late bool
-	made time.Time
 }
 
 // attach gives a machine its disks, as every driver does: those that are there
@@ -32,7 +31,7 @@ func (w *world) attach(spec drivers.Spec, late bool) error {
 	for _, want := range spec.Disks {
 		have, ok := w.disks[want.Name]
 		if !ok {
-			have = disk{Disk: drivers.Disk{Name: want.Name, Tags: spec.Tags, SizeGiB: 1}, late: late, made: now}
+			have = disk{Disk: drivers.Disk{Name: want.Name, Tags: spec.Tags, SizeGiB: 1}, late: late}
 		}
 		have.AttachedTo = spec.Name
 		w.disks[want.Name] = have
@@ -60,7 +59,7 @@ func (w *world) shelf() map[string]disk {
 	defer w.mu.Unlock()
 	out := map[string]disk{}
 	for _, d := range w.listDisks() {
-		out[d.Name] = disk{Disk: d, late: w.disks[d.Name].late, made: w.disks[d.Name].made}
+		out[d.Name] = disk{Disk: d, late: w.disks[d.Name].late}
 	}
 	return out
 }
@@ -117,13 +116,6 @@ func (l *ledger) everHeld(machine string) bool {
 	return gripped || l.holding[machine] || l.released[machine]
 }
 
-// putBackBefore says whether the store was put back to a copy of before a moment.
-func (l *ledger) putBackBefore(moment time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.restored.IsZero() && !moment.Before(l.restored)
-}
-
 func (l *ledger) mayDelete(disk string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -132,13 +124,12 @@ func (l *ledger) mayDelete(disk string) bool {
 
 // deleted sees that the disk of a gitspace that was destroyed with it is gone
 // when that is answered. A machine that an operator holds keeps its disk for as
-// long, and a store put back to an old copy does not know of a disk that was made
-// after that.
+// long, and a store put back to an old copy does not know of all disks.
 func (st *stage) deleted(disk string) {
 	have, there := st.s.world.shelf()[disk]
 	switch {
 	case !there, have.late, st.s.log.everHeld(st.res.Instance.Name), have.AttachedTo != "" && st.s.log.everHeld(have.AttachedTo):
-	case st.s.log.putBackBefore(have.made):
+	case st.s.log.wasRestored():
 	default:
 		st.s.log.wrong(ruleDeleted, disk, "%s was destroyed with its disk, and %s is there", st.id, disk)
 	}

@@ -101,9 +101,9 @@ type ledger struct {
 	holding, released map[string]bool
 	story             []line
 	wrongs            []complaint
-	// restored is of when the copy was that the store was put back to; forgotten
-	// are the leases that were answered since.
-	restored  time.Time
+	// restored: the store was put back to an old copy; forgotten are the leases
+	// that were answered since that was made.
+	restored  bool
 	forgotten map[string]bool
 	// deletable are the disks whose owners have asked for their end.
 	deletable map[string]bool
@@ -316,7 +316,7 @@ func (l *ledger) destroying(name string) {
 // setUp is told when an agent is set up for a lease, or refuses to be.
 func (l *ledger) setUp(name, before, lease string, refused bool) {
 	l.mu.Lock()
-	restored := !l.restored.IsZero()
+	restored := l.restored
 	l.mu.Unlock()
 	if refused && restored {
 		// An old copy of the store cannot know; that is what agents refuse for.

@@ -193,7 +193,7 @@ func (w *witness) begin(ctx context.Context) error {
 func (l *ledger) putBack(made time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.restored = made
+	l.restored = true
 	clear(l.holding)
 	clear(l.gripped)
 	for _, a := range l.answers {
@@ -214,7 +214,7 @@ func (l *ledger) forgot(lease string) bool {
 func (l *ledger) wasRestored() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.restored.IsZero()
+	return l.restored
 }
 
 // clearUp is an operator's work after a restore: by what the runner reports,
