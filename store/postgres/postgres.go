@@ -251,9 +251,21 @@ func (b *backend) Write(ctx context.Context, run func(context.Context, core.Tx) 
 	}
 }
 
+// begin begins a transaction, on another connection while those kept open turn
+// out to be closed at the other end: nothing has been done then. For single
+// statements database/sql does so itself.
+func (b *backend) begin(ctx context.Context, o *sql.TxOptions) (*sql.Tx, error) {
+	for try := 1; ; try++ {
+		t, err := b.db.BeginTx(ctx, o)
+		if err == nil || try == maxTries || ctx.Err() != nil || !pgconn.SafeToRetry(err) && codeOf(err) != codeTerminated {
+			return t, err
+		}
+	}
+}
+
 // once runs op in one transaction.
 func (b *backend) once(ctx context.Context, run func(context.Context, core.Tx) error) error {
-	t, err := b.db.BeginTx(ctx, nil)
+	t, err := b.begin(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -312,7 +324,7 @@ func (b *backend) Read(ctx context.Context, run func(context.Context, core.Tx) e
 	if b.closed {
 		return errClosed
 	}
-	t, err := b.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	t, err := b.begin(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return b.outcome(ctx, err)
 	}
@@ -362,6 +374,7 @@ const (
 	codeDeadlock      = "40P01"
 	codeStalled       = "25P03"
 	codeLockTimeout   = "55P03"
+	codeTerminated    = "57P01" // the server ends the connection, at an order or its own end
 	codeUnique        = "23505"
 	codeBadPassword   = "28P01"
 	codeNoDatabase    = "3D000"
