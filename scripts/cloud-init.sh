@@ -16,6 +16,6 @@ if [ -z "${TEST_DEBIAN_IMAGE:-}" ]; then
 fi
 export TEST_DEBIAN_IMAGE CI=${CI:-true}
 failed=0
-go test -tags e2e -count=1 -timeout 30m -run 'Rendered|Debian' -v ./internal/e2e || failed=1
-go test -count=1 -timeout 30m -run 'Debian|CloudInit' -v ./drivers/qemu || failed=1
+go test -tags e2e,debian -count=1 -timeout 30m -run 'Rendered|Debian' -v ./internal/e2e || failed=1
+go test -tags debian -count=1 -timeout 30m -run 'Debian|CloudInit' -v ./drivers/qemu || failed=1
 exit "$failed"

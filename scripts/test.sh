@@ -50,14 +50,14 @@ formatted() {
 tagged=(./cmd/drone-runner-aws ./internal/e2e)
 
 vet() {
-	go vet ./... && go vet -tags e2e "${tagged[@]}" && go vet -tags bench "${tagged[@]}" && go vet -tags nextschema ./store/... || return 1
+	go vet ./... && go vet -tags e2e "${tagged[@]}" && go vet -tags bench "${tagged[@]}" && go vet -tags e2e,debian ./internal/e2e ./drivers/qemu && go vet -tags nextschema ./store/... || return 1
 	local os
 	for os in darwin windows; do
 		GOOS=$os CGO_ENABLED=0 go vet ./cmd/runner-agent ./internal/agent/... || return 1
 	done
 }
 
-static() { go tool staticcheck ./... && go tool staticcheck -tags e2e "${tagged[@]}" && go tool staticcheck -tags bench ./cmd/drone-runner-aws; }
+static() { go tool staticcheck ./... && go tool staticcheck -tags e2e "${tagged[@]}" && go tool staticcheck -tags e2e,debian ./internal/e2e ./drivers/qemu && go tool staticcheck -tags bench ./cmd/drone-runner-aws; }
 
 # unit FLAGS…: everything that has no stage of its own. Two packages have:
 # simulated hours take minutes under the race detector, and so do real machines.

@@ -192,7 +192,7 @@ func running(t *testing.T, d *Driver, spec drivers.Spec) drivers.Ref {
 }
 
 // pass lets so much of a bubble's time go by.
-func pass(d time.Duration) { time.Sleep(d) }
+func pass(d time.Duration) { <-time.After(d) }
 
 // described is the machine as EC2 shows it.
 func described(t *testing.T, c *fake.Cloud, id string) types.Instance {

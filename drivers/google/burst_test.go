@@ -70,11 +70,11 @@ func (e *engine) machine(ctx context.Context, works time.Duration) {
 	e.mu.Lock()
 	e.waiting++
 	e.mu.Unlock()
-	time.Sleep(6 * time.Second) // of the bubble: until its agent answers
+	pass(6 * time.Second) // until its agent answers
 	e.mu.Lock()
 	e.waiting--
 	e.mu.Unlock()
-	time.Sleep(works)
+	pass(works)
 	e.slots <- struct{}{}
 	err = e.d.Destroy(ctx, []drivers.Ref{ref}, drivers.DestroyOptions{})[0]
 	<-e.slots
@@ -93,7 +93,7 @@ func run(t *testing.T, c *gce.Cloud, n int, every time.Duration) int {
 	for range n {
 		machines.Go(func() { e.machine(ctx, 30*time.Second) })
 		if every > 0 {
-			time.Sleep(every)
+			pass(every)
 		}
 	}
 	machines.Wait()

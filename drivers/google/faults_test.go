@@ -34,7 +34,7 @@ func life(t *testing.T, c *gce.Cloud, d *Driver) {
 			if err == nil {
 				return
 			}
-			time.Sleep(10 * time.Second) // of the bubble
+			pass(10 * time.Second)
 		}
 		t.Fatalf("%s: %v", what, err)
 	}
@@ -208,7 +208,7 @@ func TestWhatIsNotShownYetIsNotGone(t *testing.T) {
 		if err := destroy(); !errors.Is(err, errUnseen) {
 			t.Errorf("destroy: %v", err)
 		}
-		time.Sleep(time.Minute) // of the bubble
+		pass(time.Minute)
 		if err := destroy(); err != nil {
 			t.Error(err)
 		}

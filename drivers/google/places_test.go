@@ -55,7 +55,7 @@ func TestZonesAreTriedWhileThereIsNoRoom(t *testing.T) {
 				for _, zone := range tt.out {
 					c.Restock(zone, "")
 				}
-				time.Sleep(rememberFor) // of the bubble
+				pass(rememberFor)
 				if ref := mustCreate(t, d, machine()); ref.Zone != zoneA {
 					t.Errorf("once there is room again it is in %s", ref.Zone)
 				}
@@ -136,7 +136,7 @@ func TestAMachineIsFoundInWhateverZone(t *testing.T) {
 		spec := machine()
 		first := mustCreate(t, open(t, c, threeZones), spec)
 		c.Restock(zoneA, "")
-		time.Sleep(time.Minute) // of the bubble
+		pass(time.Minute)
 		d := open(t, c, threeZones)
 		if again := mustCreate(t, d, spec); again != first || first.Zone != zoneB {
 			t.Errorf("found %+v, made %+v", again, first)
@@ -219,7 +219,7 @@ func TestResumeFromEveryState(t *testing.T) {
 			if err := c.Shutdown(ref.Name); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 		},
 		"STOPPING": func(t *testing.T, c *gce.Cloud, _ *Driver, ref drivers.Ref) {
 			if err := c.Shutdown(ref.Name); err != nil {
@@ -235,7 +235,7 @@ func TestResumeFromEveryState(t *testing.T) {
 			if err := d.Suspend(t.Context(), ref); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(61 * 24 * time.Hour)
+			pass(61 * 24 * time.Hour)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

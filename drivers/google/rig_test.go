@@ -79,6 +79,9 @@ func withDisk(name string) func(*drivers.Spec) {
 	return func(s *drivers.Spec) { s.Disks = append(s.Disks, drivers.DiskSpec{Name: name, SizeGiB: 10}) }
 }
 
+// pass lets so much of a bubble's time go by.
+func pass(d time.Duration) { <-time.After(d) }
+
 // bubble runs a test against a cloud in a bubble of its own.
 func bubble(t *testing.T, o gce.Options, test func(t *testing.T, c *gce.Cloud)) {
 	t.Helper()

@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e && debian
 
 package e2e
 
@@ -28,14 +28,13 @@ import (
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
-// needDebian is the folder of the image debian. It skips a test where there is
-// none: building it takes minutes, and so does a boot with cloud-init where
-// machines are emulated.
+// needDebian is the folder of the image debian. Building it takes minutes, and so
+// does a boot with cloud-init where machines are emulated: hence the build tag.
 func needDebian(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("TEST_DEBIAN_IMAGE")
 	if dir == "" {
-		t.Skip("the image debian is missing: make cloud-init builds it, TEST_DEBIAN_IMAGE names its folder")
+		t.Fatal("the image debian is missing: make cloud-init builds it, TEST_DEBIAN_IMAGE names its folder")
 	}
 	return dir
 }
@@ -277,5 +276,40 @@ cloud-init schema --system 2>&1 | tail -n 1`)
 	m.healthy(5 * time.Minute)
 	if out := m.step("again", "cat /proc/uptime"); out == "" {
 		t.Error("no step runs after the reboot")
+	}
+}
+
+// TestDebianPool walks a build through a pool of machines of the image debian.
+func TestDebianPool(t *testing.T) { // not parallel, see TestRenderedUserDataBootsAMachine
+	img := needDebian(t)
+	r := newRunnerWithOwnImages(t, `
+version: "1"
+instances:
+  - name: local
+    default: true
+    type: qemu
+    pool: 1
+    limit: 2
+    platform: {os: linux}
+    spec: {image: debian, accelerator: tcg, address_range: RANGE}
+`)
+	if out, err := exec.Command("cp", "-r", img, filepath.Join(r.dir, "images", "debian")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	r.start()
+	r.eventually(4*time.Minute, "one warm machine", func() error {
+		if r.countState("warm") != 1 {
+			return os.ErrNotExist
+		}
+		return nil
+	})
+	r.setup("s1")
+	out := r.step("s1", "look", `export OUT="$(. /etc/os-release; echo $ID $(git --version | cut -d ' ' -f 1))"`, map[string]any{"output_vars": []string{"OUT"}})
+	if !out.Exited || out.ExitCode != 0 || strings.TrimSpace(out.Outputs["OUT"]) != "debian git" {
+		t.Errorf("step: %+v", out)
+	}
+	r.must(200, "/destroy", map[string]any{"id": "s1", "pool_id": "local"})
+	if out, err := exec.Command(built.runner, "image", "rm", "debian", "--data-dir", r.dir).CombinedOutput(); err == nil || !bytes.Contains(out, []byte("is used by")) {
+		t.Errorf("image rm while machines use it: %v, %s", err, out)
 	}
 }

@@ -8,9 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
-	"time"
 )
 
 // newRunnerWithOwnImages has a folder of images that no other test shares.
@@ -76,39 +74,4 @@ instances:
 		}
 	}
 	t.Logf("answer: %s", a.body)
-}
-
-// TestDebianPool walks a build through a pool of machines of the image debian.
-func TestDebianPool(t *testing.T) { // not parallel, see TestRenderedUserDataBootsAMachine
-	img := needDebian(t)
-	r := newRunnerWithOwnImages(t, `
-version: "1"
-instances:
-  - name: local
-    default: true
-    type: qemu
-    pool: 1
-    limit: 2
-    platform: {os: linux}
-    spec: {image: debian, accelerator: tcg, address_range: RANGE}
-`)
-	if out, err := exec.Command("cp", "-r", img, filepath.Join(r.dir, "images", "debian")).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	r.start()
-	r.eventually(4*time.Minute, "one warm machine", func() error {
-		if r.countState("warm") != 1 {
-			return os.ErrNotExist
-		}
-		return nil
-	})
-	r.setup("s1")
-	out := r.step("s1", "look", `export OUT="$(. /etc/os-release; echo $ID $(git --version | cut -d ' ' -f 1))"`, map[string]any{"output_vars": []string{"OUT"}})
-	if !out.Exited || out.ExitCode != 0 || strings.TrimSpace(out.Outputs["OUT"]) != "debian git" {
-		t.Errorf("step: %+v", out)
-	}
-	r.must(200, "/destroy", map[string]any{"id": "s1", "pool_id": "local"})
-	if out, err := exec.Command(built.runner, "image", "rm", "debian", "--data-dir", r.dir).CombinedOutput(); err == nil || !bytes.Contains(out, []byte("is used by")) {
-		t.Errorf("image rm while machines use it: %v, %s", err, out)
-	}
 }

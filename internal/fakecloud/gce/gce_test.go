@@ -346,4 +346,4 @@ func TestErrorsAreOfTheShapeTheClientReads(t *testing.T) {
 }
 
 // pass lets so much of the bubble's time go by. Nothing waits for it.
-func pass(d time.Duration) { time.Sleep(d) }
+func pass(d time.Duration) { <-time.After(d) }

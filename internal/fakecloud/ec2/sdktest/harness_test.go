@@ -144,4 +144,4 @@ func terminate(t *testing.T, api *ec2.Client, ids ...string) {
 }
 
 // pass lets so much of the bubble's time go by. Nothing waits for it.
-func pass(d time.Duration) { time.Sleep(d) }
+func pass(d time.Duration) { <-time.After(d) }

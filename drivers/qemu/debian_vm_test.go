@@ -1,0 +1,175 @@
+//go:build linux && debian
+
+package qemu_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
+	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+)
+
+// debianDir is the folder of the image debian. It takes minutes to build, and
+// machines of it minutes to boot where they are emulated: one at a time.
+func debianDir(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("TEST_DEBIAN_IMAGE")
+	if dir == "" {
+		t.Fatal("the image debian is missing: make cloud-init builds it, TEST_DEBIAN_IMAGE names its folder")
+	}
+	return dir
+}
+
+// onDebian is a driver whose machines are of the image debian.
+func onDebian(t *testing.T) (*qemu.Driver, string) {
+	t.Helper()
+	img := debianDir(t)
+	takeTurn(t)
+	dir := emptyDir(t)
+	if err := os.Mkdir(qemu.ImagesDir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-r", img, filepath.Join(qemu.ImagesDir(dir), "debian")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d := open(t, dir, func(c *qemu.Config) {
+		c.Image, c.MemoryMB, c.Accelerator, c.Disk.Size = "debian", 512, qemu.AccelTCG, 6
+	})
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	return d, dir
+}
+
+// TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled: it boots anew on its own
+// disk and on its persistent one.
+func TestDebianGitspaceIsThereAgainAfterItsQEMUWasKilled(t *testing.T) { // not parallel: see debianDir
+	d, dir := onDebian(t)
+	g := gitspace(t, d, withDisks("one", "home"))
+	g.run(`echo persistent >` + firstFolder + `/f; echo own >/root/f; sync; export OUT=x`)
+	killQEMU(t, d, dir, "one")
+	if _, err := d.Resume(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	g.identify(d)
+	if out := g.run(`export OUT="$(cat ` + firstFolder + `/f /root/f | tr '\n' ' ')"`); out != "persistent own " {
+		t.Errorf("the files have %q", out)
+	}
+	destroyWith(t, d, g.ref, drivers.Delete)
+}
+
+func TestDebianMachine(t *testing.T) { // not parallel: see debianDir
+	d, dir := onDebian(t)
+	g := machine(t, d, "one")
+	out := g.run(`export OUT="$(. /etc/os-release; echo $ID $(hostname) $(git --version | cut -d ' ' -f 1) $(cat /proc/1/comm) $(ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l))"`)
+	if want := "debian one git systemd 0"; out != want {
+		t.Errorf("the machine says %q, want %q", out, want)
+	}
+	if out := g.run(`export OUT="$(df --output=size -BG / | tail -n 1 | tr -d ' G')"`); out != "6" {
+		t.Errorf("its file system has %s GB, want 6", out)
+	}
+	g.run(`head -c 5000000 /dev/urandom >/root/file; md5sum </root/file >/run/sum; export OUT=`)
+
+	// Warm is proven and paused; a claim continues it.
+	if err := d.Pause(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Unpause(bounded(t), g.ref); err != nil {
+		t.Fatal(err)
+	}
+	g.healthy()
+
+	// Memory and disk come back together, twice.
+	for range 2 {
+		if err := d.Suspend(bounded(t), g.ref); err != nil {
+			t.Fatal(err)
+		}
+		if len(processes(dir, "one")) != 0 {
+			t.Error("a suspended machine has a process")
+		}
+		i, err := d.Resume(bounded(t), g.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.at(i)
+		if out := g.run(`echo 3 >/proc/sys/vm/drop_caches; export OUT="$(md5sum </root/file | cmp - /run/sum && echo same)"`); out != "same" {
+			t.Error("its file is not what it was")
+		}
+		g.run(`head -c 1000000 /dev/urandom >>/root/file; md5sum </root/file >/run/sum; export OUT=`)
+	}
+
+	// The next machine has none of it.
+	other := machine(t, d, "two")
+	if out := other.run(`export OUT="$(ls /root | wc -l) $(cat /etc/machine-id)"`); !strings.HasPrefix(out, "0 ") || out[2:] == g.run(`export OUT="$(cat /etc/machine-id)"`) {
+		t.Errorf("another machine has %q", out)
+	}
+}
+
+// TestCloudInitBringsTheAgentIntoAnImageThatLacksIt boots the image debian
+// without its own agent, and with the seed of an imported image.
+func TestCloudInitBringsTheAgentIntoAnImageThatLacksIt(t *testing.T) { // not parallel: see debianDir
+	debian := debianDir(t)
+	takeTurn(t)
+	dir := importedDir(t, "mine", bootSector())
+	mine := filepath.Join(qemu.ImagesDir(dir), "mine")
+	run := func(program string, args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", program, err, out)
+		}
+	}
+	raw := filepath.Join(t.TempDir(), "raw")
+	run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", filepath.Join(debian, image.DiskFile), raw)
+	for _, file := range []string{"/etc/udev/rules.d/60-runner-guest.rules", "/etc/systemd/system/runner-guest.service", "/usr/local/lib/runner-agent/runner-agent"} {
+		run("debugfs", "-w", "-R", "rm "+file, raw)
+	}
+	run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, filepath.Join(mine, image.DiskFile))
+	for _, name := range []string{image.KernelFile, image.InitramfsFile} {
+		run("cp", filepath.Join(debian, name), filepath.Join(mine, name))
+	}
+	manifest := image.Manifest{Name: "mine", Arch: runtime.GOARCH, MinMemoryMB: 256, Disk: &image.Disk{Size: 4 << 30}, Files: map[string]image.File{}}
+	for _, name := range []string{image.DiskFile, image.KernelFile, image.InitramfsFile, image.SeedFile} {
+		info, err := os.Stat(filepath.Join(mine, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifest.Files[name] = image.File{Size: info.Size()}
+	}
+	text, err := json.Marshal(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(mine, "manifest.json"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, dir, func(c *qemu.Config) { c.Image, c.MemoryMB, c.Accelerator = "mine", 512, qemu.AccelTCG })
+	t.Cleanup(func() { cleanUp(t, d, dir) })
+	ref, id := created(t, d, "one"), identityOf(t, "one")
+	// cloud-init alone takes a minute where it is emulated.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	err = d.Identify(ctx, ref, id)
+	var console bytes.Buffer
+	if cerr := d.Console(bounded(t), ref, &console, 16<<10); cerr != nil || err != nil {
+		t.Fatalf("identify: %v, %v; console:\n%s", err, cerr, console.String())
+	}
+	for _, want := range []string{"runner-boot: step 1/2 copy agent", "runner-boot: step 2/2 start agent"} {
+		if !strings.Contains(console.String(), want) {
+			t.Errorf("the console lacks %q:\n%s", want, console.String())
+		}
+	}
+	g := &guest{tb: t, ref: ref, id: id}
+	g.at(find(t, d, "one"))
+	g.healthy()
+	if out := g.run(`export OUT="$(hostname) $(systemctl is-active runner-guest)"`); out != "one active" {
+		t.Errorf("the machine says %q", out)
+	}
+}
