@@ -27,7 +27,7 @@ check: ## what needs no installing: vet, format, staticcheck, tree checks, go.mo
 race: ## unit tests with the race detector
 	go test -race -shuffle=on $(PKG)
 
-bench: ## measure, and write docs/performance.md: COUNT=10 for benchstat, ONLY=engine prints what needs no VM
+bench: ## measure, and write docs/performance.md: COUNT=10 for benchstat, ONLY=engine prints what needs no VM, ONLY=agent the agent
 	@scripts/bench.sh
 
 fuzz: ## fuzz every parser for FUZZTIME each (30s)
@@ -42,7 +42,7 @@ chaos: ## kill, stop and starve the real runner under load, and audit: KILLS=100
 soak: ## the same for long, and watch its memory: HOURS=1
 	@scripts/chaos.sh soak
 
-cloud-init: ## build the image debian (root, mmdebstrap) and boot it with the user data of a cloud
+cloud-init: ## build the images debian and debian-docker (root, mmdebstrap) and boot them: as a cloud does, with a container step
 	@scripts/cloud-init.sh
 
 lint: ## golangci-lint, at a pinned version

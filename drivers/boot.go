@@ -13,6 +13,18 @@ type Booted interface {
 	BootOptions() (BootOptions, error)
 }
 
+// Proxied is implemented by specs of types whose machines may have a proxy as
+// their only way out. It is asked after Check.
+type Proxied interface {
+	// Proxy is the address of the proxy of the machine of a name that is to be in
+	// one of the zones, none being the spec's own; "" for a machine that goes out
+	// by itself. It is that of the network the driver's Create takes for such a
+	// machine.
+	Proxy(name string, zones []string) string
+	// Proxies are all addresses Proxy may give, none if machines have no proxy.
+	Proxies() []string
+}
+
 // BootOptions are a pool's wishes for its boot script, and its cloud's rules.
 // The zero value is the built-in script without extras or bounds.
 type BootOptions struct {

@@ -80,7 +80,7 @@ func TestClientNamesDriverPoolAndCallOnce(t *testing.T) {
 	}
 
 	outer := drivers.NewClient(&bare{err: err}, drivers.ClientOptions{Pool: "other", Type: "outer"})
-	if again := outer.Ping(t.Context()); again != err {
+	if again := outer.Ping(t.Context()); again != err { //nolint:errorlint // the very same
 		t.Errorf("wrapped twice: %v", again)
 	}
 }

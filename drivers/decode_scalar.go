@@ -53,6 +53,7 @@ func (d *decoder) scalar(n *yaml.Node, path string, f *Field, v reflect.Value) {
 		}
 	case KindDuration:
 		d.duration(n, path, f, v)
+	default: // of several values
 	}
 }
 

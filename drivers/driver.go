@@ -252,6 +252,9 @@ type DiskSpec struct {
 	SizeGiB int
 	// Type is the kind of disk in the cloud's words, "" the driver's default.
 	Type string
+	// MayExist says that an earlier machine was to have it, so that it may be
+	// there although a listing does not show it yet.
+	MayExist bool
 }
 
 // Tags are what a machine carries in the cloud from the moment it exists.

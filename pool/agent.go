@@ -109,6 +109,8 @@ type BootRequest struct {
 	Deadline time.Time
 	// InitScript is a gitspace's, decoded: run once, before the agent answers.
 	InitScript string
+	// Proxy is the address of the machine's only way out, "" if it has its own.
+	Proxy string
 	// Disks are the persistent disks the machine has, in their order.
 	Disks []drivers.DiskSpec
 	// Options are the pool's wishes and its cloud's rules.

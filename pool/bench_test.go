@@ -49,13 +49,7 @@ func benchmarkCycle(b *testing.B, size, clients int) {
 	m, err := pool.New(ctx, pool.ManagerConfig{
 		Store: st, Agent: agentclient.NewMock(agentclient.MockConfig{}), Solo: true,
 		Pools: []pool.PoolConfig{{Name: "p", Driver: "noop", Min: size, Max: 10 * size, SpecJSON: json.RawMessage(`{}`)}},
-		Open: func(p pool.PoolConfig) (pool.Opened, error) {
-			d, err := noop.New(drivers.Options{Pool: p.Name, Config: &noop.Config{}, DataDir: b.TempDir()}, noop.Setup{World: world})
-			if err != nil {
-				return pool.Opened{}, err
-			}
-			return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name}), Local: true}, nil
-		},
+		Open:  instant(b, world),
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -63,15 +57,7 @@ func benchmarkCycle(b *testing.B, size, clients int) {
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	for deadline := time.Now().Add(time.Minute); ; {
-		if snap, err := st.Snapshot(ctx, "p", 1, time.Now()); err == nil && len(snap.Groups) == 1 && snap.Groups[0].State == pool.Warm && snap.Groups[0].Count == size {
-			break
-		}
-		if time.Now().After(deadline) {
-			b.Fatal("the pool was not filled in a minute")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	awaitWarm(b, st, size)
 	cycle := func(n int) error {
 		id := fmt.Sprintf("s%d", n)
 		if _, err := m.Setup(ctx, pool.SetupRequest{ID: id, Kind: pool.Build, Pools: []string{"p"}, Body: json.RawMessage(`{}`)}); err != nil {
@@ -97,6 +83,31 @@ func benchmarkCycle(b *testing.B, size, clients int) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "cycles/s")
+}
+
+// instant opens pools of machines that are there at once.
+func instant(b *testing.B, world *noop.World) func(pool.PoolConfig) (pool.Opened, error) {
+	return func(p pool.PoolConfig) (pool.Opened, error) {
+		d, err := noop.New(drivers.Options{Pool: p.Name, Config: &noop.Config{}, DataDir: b.TempDir()}, noop.Setup{World: world})
+		if err != nil {
+			return pool.Opened{}, err
+		}
+		return pool.Opened{Client: drivers.NewClient(d, drivers.ClientOptions{Pool: p.Name}), Local: true}, nil
+	}
+}
+
+// awaitWarm waits until the pool "p" has so many warm machines and no others.
+func awaitWarm(b *testing.B, st pool.Store, size int) {
+	b.Helper()
+	for deadline := time.Now().Add(5 * time.Minute); ; {
+		if snap, err := st.Snapshot(b.Context(), "p", 1, time.Now()); err == nil && len(snap.Groups) == 1 && snap.Groups[0].State == pool.Warm && snap.Groups[0].Count == size {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatal("the pool was not filled in five minutes")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
 }
 
 // BenchmarkRefillAfterClaim is the time from a claim's answer to the durable

@@ -153,10 +153,22 @@ func (m *Manager) prove(ctx context.Context, rt *runtime, inst Instance) (Health
 		return err
 	})
 	if err != nil {
-		return h, found, fmt.Errorf("agent not healthy (tcp %s:%d): %w", found.Address, found.Port, err)
+		return h, found, &unhealthyError{found, err}
 	}
 	return h, found, nil
 }
+
+// unhealthyError is a machine that runs and whose agent does not answer.
+type unhealthyError struct {
+	at  drivers.Instance
+	err error
+}
+
+func (e *unhealthyError) Error() string {
+	return fmt.Sprintf("agent not healthy (tcp %s:%d): %v", e.at.Address, e.at.Port, e.err)
+}
+
+func (e *unhealthyError) Unwrap() error { return e.err }
 
 // errDead is a machine that ended by itself.
 var errDead = errors.New("the machine has ended by itself")

@@ -91,6 +91,9 @@ func (g Gate) failed(c Guards, f failure, now time.Time) (next Gate, trip bool) 
 		if g.Reason != next.Reason {
 			next.Trips = 0
 		}
+		if g.Freed && next.Trips > 0 {
+			next.Trips-- // a try made early makes the next pause no longer
+		}
 		p := pauses[next.Reason]
 		pause = max(f.After, doubled(p[0], p[1], next.Trips))
 	case c.Failures < 0:
@@ -231,8 +234,9 @@ func (m *Manager) failed(ctx context.Context, rt *runtime, inst Instance, cause 
 		f.After = limited.After
 	}
 	if f.Kind == "invalid" || f.Kind == "not_found" || cause.Phase == "boot" {
-		// What a request asked for beside the pool's own says nothing against it.
-		if fl := rt.flavour(inst.Tenant, inst.Variant); fl == nil || inst.Shape != fl.shape(Want{}) {
+		// What a request asked for beside the pool's own says nothing against it,
+		// neither do the disks of a gitspace.
+		if fl := rt.flavour(inst.Tenant, inst.Variant); fl == nil || inst.Shape != fl.shape(Want{}) || inst.StorageID != "" {
 			guards.Failures = -1
 		}
 	}

@@ -201,3 +201,58 @@ func TestRampGrowsWithWhatWasProven(t *testing.T) {
 		t.Errorf("limit %d after a new beginning", got)
 	}
 }
+
+func TestAPauseForWantOfRoomIsCutShortOnceForEachClosing(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"quota", "capacity"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			s := tale(t, Guards{})
+			s.fail(kind, 4)
+			pause := s.g.Until.Sub(s.now)
+			// At once, it waits for others that go at the same time.
+			if g := s.g.freed(s.now); g.Until.Sub(s.now) != roomGap || !g.Closed(s.now) || g.Canary == 0 {
+				t.Errorf("freed at the moment it closed: %+v", g)
+			}
+			s.now = s.now.Add(roomGap + time.Second)
+			s.g = s.g.freed(s.now)
+			if s.g.Closed(s.now) || s.g.Canary == 0 {
+				t.Fatalf("no canary although there is room: %+v", s.g)
+			}
+			// The canary is on its way: another machine that goes begins no second one.
+			trial := s.g
+			trial.Until = s.now.Add(trial.Canary)
+			if g := trial.freed(s.now.Add(time.Second)); g != trial {
+				t.Errorf("a second try beside the first: %+v", g)
+			}
+			s.fail(kind, 1)
+			if got := s.g.Until.Sub(s.now); got != pause {
+				t.Errorf("the early try was in vain, and the pause after it is %s, was %s", got, pause)
+			}
+			if s.g.Freed {
+				t.Error("no further try when the next machine goes")
+			}
+			s.now = s.g.Until
+			s.fail(kind, 1)
+			if got := s.g.Until.Sub(s.now); got <= pause {
+				t.Errorf("a pause that was waited for is followed by one of %s, not a longer one than %s", got, pause)
+			}
+		})
+	}
+}
+
+func TestAMachineThatGoesChangesNothingOfOtherGates(t *testing.T) {
+	t.Parallel()
+	for _, g := range []Gate{
+		{},
+		{Failures: 2, Since: noon},
+		{Reason: GateBreaker, Since: noon, Until: noon.Add(time.Hour), Canary: time.Minute},
+		{Reason: GateThrottled, Since: noon, Until: noon.Add(time.Minute), Canary: time.Minute},
+		{Reason: GateCost, Since: noon, Until: noon.Add(time.Hour)},
+		{Reason: GateQuota, Since: noon, Until: noon.Add(time.Second), Canary: time.Minute}, // open by then
+	} {
+		if next := g.freed(noon.Add(2 * time.Second)); next != g {
+			t.Errorf("%+v became %+v", g, next)
+		}
+	}
+}

@@ -131,6 +131,8 @@ func (m *Manager) intent(rt *runtime, f *flavour, kind Kind, w Want, c Choice) (
 		}
 		inst.Identity = identity
 	}
+	inst.Proxy = proxyOf(f.tenant, inst.Name, inst.Zone, f.Zones)
+	inst.ProxyCA = inst.Proxy != "" && m.proxyCA
 	return Intent{Instance: inst, Now: now}, nil
 }
 
@@ -215,7 +217,7 @@ func (m *Manager) specOf(rt *runtime, inst Instance, lease *Lease, disks []drive
 	spec.Boot, err = m.boot.Render(BootRequest{
 		Pool: rt.cfg.Name, Driver: rt.cfg.Driver, Kind: inst.Kind, Platform: rt.cfg.Platform,
 		Identity: inst.Identity, Deadline: inst.Deadline, Disks: disks, Options: options,
-		InitScript: inst.InitScript,
+		InitScript: inst.InitScript, Proxy: inst.Proxy,
 	})
 	if err != nil {
 		return spec, fmt.Errorf("boot script: %w", err)

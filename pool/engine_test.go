@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/pool"
@@ -103,56 +101,6 @@ func TestFallbackPoolServesWhenTheFirstCannot(t *testing.T) {
 	})
 }
 
-func TestWarmMachineWhoseAgentIsDeadIsNotGivenAway(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.start()
-		dead := e.world.Machines()[0].Tags.Instance
-		e.hook = func(_ context.Context, _ string, tg pool.Target, _ string) error {
-			if tg.Instance == dead {
-				return errors.New("connection refused")
-			}
-			return nil
-		}
-		for _, id := range []string{"a", "b"} {
-			if got := e.setup(id).Instance.ID; got == dead {
-				t.Errorf("%s was given the dead machine", id)
-			}
-		}
-		pass(time.Minute)
-		for _, m := range e.world.Machines() {
-			if m.Tags.Instance == dead {
-				t.Error("the dead machine still exists")
-			}
-		}
-	})
-}
-
-func TestAgentThatNeverAnswersEndsTheSetupWithItsConsole(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.pools[0].min = 0
-		e.hook = func(_ context.Context, op string, _ pool.Target, _ string) error {
-			if op == "healthz" || op == "health" {
-				return errors.New("connection refused")
-			}
-			return nil
-		}
-		e.start()
-		begun := time.Now()
-		_, err := e.m.Setup(t.Context(), e.request("a"))
-		if err == nil || !strings.Contains(err.Error(), "not healthy") || !strings.Contains(err.Error(), "console tail") {
-			t.Errorf("got %v", err)
-		}
-		if d := time.Since(begun); d < 3*time.Minute || d > 4*time.Minute {
-			t.Errorf("gave up after %s, want the boot limit of 3 minutes", d)
-		}
-		pass(time.Minute)
-		e.wantRows(map[pool.InstanceState]int{})
-		if m := e.machines(); len(m) != 0 {
-			t.Errorf("machines left: %v", m)
-		}
-	})
-}
-
 // A caller that hangs up in any phase costs no machine, and one that returns
 // within the grace gets the machine that was made for it.
 func TestCallerHangsUpInEachPhase(t *testing.T) {
@@ -194,7 +142,7 @@ func TestCallerHangsUpInEachPhase(t *testing.T) {
 					if returns {
 						pass(time.Minute)
 						e.setup("a")
-						if n := len(e.world.Made()); n != 1 {
+						if n := e.world.Made(); n != 1 {
 							t.Errorf("%d machines were made for one lease", n)
 						}
 						e.destroy("a")
@@ -508,278 +456,6 @@ func TestResumeThatFailsDestroysNothing(t *testing.T) {
 	})
 }
 
-// A build past its busy age with a running step goes on; an hour after its
-// last step and call it ends.
-func TestBusyAgeNeverEndsRunningWork(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: 2 * time.Hour, Idle: 20 * time.Minute}
-		e.pools[0].min = 0
-		long := 5 * time.Hour
-		e.hook = func(ctx context.Context, op string, _ pool.Target, _ string) error {
-			if op == "poll_step" {
-				select {
-				case <-time.After(long):
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			return nil
-		}
-		e.start()
-		e.setup("a")
-		for i := range 4 { // the caller hangs up and asks again
-			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-			_, err := e.m.Step(ctx, step("a", "long"))
-			cancel()
-			l, lerr := e.store.Lease(t.Context(), "a")
-			if lerr != nil || l.State != pool.LeaseActive {
-				t.Fatalf("after %d h the lease is %s (%v, step: %v)", i+1, l.State, lerr, err)
-			}
-		}
-		pass(15 * time.Minute)
-		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1})
-		pass(30 * time.Minute)
-		e.wantRows(map[pool.InstanceState]int{})
-		e.wantReason("busy_age")
-	})
-}
-
-func TestLeasedMachineThatDies(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.hook = func(ctx context.Context, op string, tg pool.Target, _ string) error {
-			if op != "poll_step" {
-				return nil
-			}
-			for { // a poll outlasts its connection
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-time.After(time.Second):
-				}
-			}
-		}
-		e.start()
-		first := e.setup("a")
-		res := make(chan error, 1)
-		go func() {
-			_, err := e.m.Step(context.Background(), step("a", "s"))
-			res <- err
-		}()
-		pass(time.Minute)
-		e.world.Kill(first.Instance.Name, "pre-empted")
-		died := time.Now()
-		err := <-res
-		if !errors.Is(err, pool.ErrLost) || !strings.Contains(err.Error(), "pre-empted") {
-			t.Errorf("the running step: %v", err)
-		}
-		if d := time.Since(died); d > 15*time.Second {
-			t.Errorf("answered %s after the death", d)
-		}
-		if _, err := e.m.Step(t.Context(), step("a", "later")); !errors.Is(err, pool.ErrLost) {
-			t.Errorf("a later step: %v", err)
-		}
-		if again := e.setup("a"); again.Instance.ID == first.Instance.ID || again.Lease.Generation != first.Lease.Generation+1 {
-			t.Errorf("set up again on %s generation %d", again.Instance.ID, again.Lease.Generation)
-		}
-		pass(time.Minute)
-		for _, name := range e.machines() {
-			if name == first.Instance.Name {
-				t.Error("the dead machine still exists")
-			}
-		}
-	})
-}
-
-func TestGitspaceWhoseMachineDiesKeepsIt(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.limits.SweepLocal = time.Hour
-		e.pools[0].min, e.pools[0].cfg.Hibernate = 0, true
-		e.start()
-		first, err := e.m.Setup(t.Context(), e.gitspace("g"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		e.world.Kill(first.Instance.Name, "host error")
-		pass(10 * time.Hour)
-		if _, err := e.m.Step(t.Context(), step("g", "s")); !errors.Is(err, pool.ErrLost) {
-			t.Errorf("a step of a dead gitspace: %v", err)
-		}
-		e.wantRows(map[pool.InstanceState]int{pool.Failed: 1})
-		again, err := e.m.Setup(t.Context(), e.gitspace("g"))
-		if err != nil || again.Instance.ID != first.Instance.ID {
-			t.Errorf("set up again on %s, want %s restarted (%v)", again.Instance.ID, first.Instance.ID, err)
-		}
-		if _, err := e.m.Step(t.Context(), step("g", "s2")); err != nil {
-			t.Errorf("a step after the restart: %v", err)
-		}
-	})
-}
-
-func TestRestartChangesNothingForRunningMachines(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.start()
-		held := e.setup("a")
-		pass(time.Minute)
-		before := strings.Join(e.machines(), " ")
-		for range 3 {
-			e.restart()
-			pass(10 * time.Minute)
-		}
-		if after := strings.Join(e.machines(), " "); after != before {
-			t.Errorf("machines before %s, after %s", before, after)
-		}
-		if again := e.setup("a"); again.Instance.ID != held.Instance.ID {
-			t.Errorf("the lease has another machine: %s, was %s", again.Instance.ID, held.Instance.ID)
-		}
-		if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
-			t.Errorf("step after restarts: %v", err)
-		}
-	})
-}
-
-// What is under way when the process ends is taken up, or undone, by the next.
-func TestRestartInEachPhaseOfASetup(t *testing.T) {
-	for _, after := range []time.Duration{0, 3 * time.Second, 12 * time.Second} {
-		t.Run(after.String(), func(t *testing.T) {
-			inBubble(t, func(t *testing.T, e *engine) {
-				e.pools[0].min = 0
-				e.pools[0].cfg = noop.Config{CreateDelay: 5 * time.Second, BootDelay: 10 * time.Second, DestroyDelay: time.Second}
-				e.start()
-				go func() { _, _ = e.m.Setup(context.Background(), e.request("a")) }() // ends with the engine
-				pass(after)
-				e.restart()
-				pass(time.Minute)
-				res := e.setup("a") // the caller's retry, within the grace
-				if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
-					t.Errorf("step: %v", err)
-				}
-				e.destroy("a")
-				pass(time.Minute)
-				e.wantRows(map[pool.InstanceState]int{})
-				if m := e.machines(); len(m) != 0 {
-					t.Errorf("machines left: %v (had %s)", m, res.Instance.Name)
-				}
-			})
-			t.Run("nobody asks again", func(t *testing.T) {
-				inBubble(t, func(t *testing.T, e *engine) {
-					e.pools[0].min = 0
-					e.pools[0].cfg = noop.Config{CreateDelay: 5 * time.Second, BootDelay: 10 * time.Second}
-					e.start()
-					go func() { _, _ = e.m.Setup(context.Background(), e.request("a")) }() // ends with the engine
-					pass(after)
-					e.restart()
-					pass(time.Hour)
-					e.wantRows(map[pool.InstanceState]int{})
-					if m := e.machines(); len(m) != 0 {
-						t.Errorf("machines left: %v", m)
-					}
-				})
-			})
-		})
-	}
-}
-
-// foreign puts a machine into the world that no row describes.
-func (e *engine) foreign(name, controller string, kind pool.Kind, created time.Time) {
-	e.t.Helper()
-	cfg := &noop.Config{}
-	d, err := noop.New(drivers.Options{Pool: "p", Config: cfg, DataDir: "/bubble"}, noop.Setup{World: e.world})
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	_, err = d.Create(e.t.Context(), drivers.Spec{Name: name, Tags: drivers.Tags{
-		Controller: controller, Pool: "p", Instance: "i-" + name, Kind: string(kind), Created: created,
-	}})
-	if err != nil {
-		e.t.Fatal(err)
-	}
-}
-
-func TestMachinesWithoutRows(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.pools[0].min = 0
-		e.start()
-		pass(time.Minute)
-		ours := e.m.ControllerID()
-		now := time.Now()
-		e.foreign("garbage", ours, pool.Build, now)
-		e.foreign("gitspace", ours, pool.Gitspace, now)
-		e.foreign("theirs", "another", pool.Build, now)
-		e.foreign("ancient", ours, pool.Build, now.Add(-240*time.Hour))
-		pass(4 * time.Minute)
-		if n := len(e.machines()); n != 4 {
-			t.Fatalf("destroyed within the grace: %v", e.machines())
-		}
-		pass(10 * time.Minute)
-		if got := strings.Join(e.machines(), " "); got != "ancient gitspace theirs" {
-			t.Errorf("left: %q, want only the garbage gone", got)
-		}
-		e.wantReason("orphan_reaped")
-		e.wantReason("orphan_reported")
-		want := map[pool.OrphanLabel]int{
-			{Scope: "noop:/bubble", Reason: pool.KeepGitspace}:  1,
-			{Scope: "noop:/bubble", Reason: pool.KeepUnwatched}: 1,
-			{Scope: "noop:/bubble", Reason: pool.KeepForeign}:   1, // on this host: a lost store's
-		}
-		if diff := cmp.Diff(want, e.m.Counters().Orphans); diff != "" {
-			t.Errorf("orphans in metrics: -want +got\n%s", diff)
-		}
-	})
-}
-
-func TestMachinesWithoutRowsSurvivePartialListings(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.limits.SweepLocal = time.Hour
-		e.pools[0].min = 0
-		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) { l.Complete = false }}
-		e.start()
-		pass(time.Minute)
-		e.foreign("garbage", e.m.ControllerID(), pool.Build, time.Now())
-		pass(8 * time.Hour)
-		if len(e.machines()) != 1 {
-			t.Error("destroyed on the word of a partial listing")
-		}
-	})
-}
-
-func TestRowsWithoutMachinesAreReplaced(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.start()
-		gone := e.world.Machines()[0].Name
-		e.world.Vanish(gone)
-		pass(time.Minute)
-		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
-		if n := len(e.machines()); n != 2 {
-			t.Errorf("%d machines", n)
-		}
-		e.wantReason("machine_died")
-	})
-}
-
-func TestStaleListingsKillNothing(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.limits.SweepLocal = time.Hour
-		start := time.Now()
-		e.faults = &noop.Faults{Listing: func(l *drivers.Listing) {
-			if time.Since(start) > time.Minute {
-				// As of the first minute, and honest about it.
-				l.Instances, l.At = nil, start
-			}
-		}}
-		e.start()
-		pass(2 * time.Minute)
-		held := e.setup("a")
-		pass(8 * time.Hour)
-		found := false
-		for _, name := range e.machines() {
-			found = found || name == held.Instance.Name
-		}
-		if !found {
-			t.Error("a machine in use was destroyed on a stale listing")
-		}
-	})
-}
-
 func TestFreeAgeReplacesWarmMachines(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {
 		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: time.Hour, FreeAge: 4 * time.Hour}
@@ -798,70 +474,6 @@ func TestFreeAgeReplacesWarmMachines(t *testing.T) {
 		}
 		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
 	})
-}
-
-func TestPoolThatLeftTheFileReapsResumesAndCreatesNothing(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.limits = pool.Timeouts{SweepLocal: time.Hour, BusyAge: time.Hour, FreeAge: 3 * time.Hour}
-		e.pools = []poolSpec{{name: "old", min: 1, max: 4, cfg: noop.Config{Hibernate: true}}, {name: "new", max: 4}}
-		e.start()
-		if _, err := e.m.Setup(t.Context(), e.gitspace("g")); err != nil {
-			t.Fatal(err)
-		}
-		if err := e.m.Suspend(t.Context(), pool.SuspendRequest{Lease: "g"}); err != nil {
-			t.Fatal(err)
-		}
-		e.halt()
-		e.pools = e.pools[1:]
-		e.start()
-		pass(time.Minute)
-		e.wantRows(map[pool.InstanceState]int{pool.Suspended: 1}) // its warm one has gone
-		pass(time.Hour)
-		if _, err := e.m.Setup(t.Context(), e.request("b", "old")); err == nil || !strings.Contains(err.Error(), "left the pool file") {
-			t.Errorf("a retired pool answered %v", err)
-		}
-		g := e.gitspace("g")
-		g.Pools = []string{"old"}
-		if _, err := e.m.Setup(t.Context(), g); err != nil {
-			t.Errorf("a sleeping gitspace of a retired pool: %v", err)
-		}
-		e.destroy("g")
-		pass(time.Minute)
-		e.wantRows(map[pool.InstanceState]int{})
-	})
-}
-
-func TestNewRecipeReplacesWarmMachinesAtStart(t *testing.T) {
-	for _, keep := range []bool{false, true} {
-		t.Run(fmt.Sprintf("reuse=%t", keep), func(t *testing.T) {
-			inBubble(t, func(t *testing.T, e *engine) {
-				e.keep = keep
-				e.pools[0].min = 4
-				e.pools[0].max = 8
-				e.start()
-				held := e.setup("a")
-				pass(time.Second)
-				old := len(e.world.Made())
-				e.pools[0].cfg.BootDelay = 10 * time.Second
-				e.restart()
-				pass(11 * time.Second)
-				fresh := len(e.world.Made()) - old
-				if keep && fresh >= 4 {
-					t.Errorf("%d machines were replaced at once although the pool is to be reused", fresh)
-				}
-				if !keep && fresh != 4 {
-					t.Errorf("%d machines were replaced, want all 4", fresh)
-				}
-				pass(10 * time.Minute)
-				if fresh := len(e.world.Made()) - old; fresh != 4 {
-					t.Errorf("%d machines were replaced in the end, want 4", fresh)
-				}
-				if again := e.setup("a"); again.Instance.ID != held.Instance.ID {
-					t.Error("a machine in use was replaced")
-				}
-			})
-		})
-	}
 }
 
 func TestStepsShareWhatTheyExport(t *testing.T) {
@@ -913,24 +525,6 @@ func TestPoolStatusTellsMachinesByState(t *testing.T) {
 	})
 }
 
-// Machines that end with the process: the next start finds them dead, and a
-// request that was given one before that is found out gets another.
-func TestClaimOfAMachineThatIsGoneTakesAnother(t *testing.T) {
-	inBubble(t, func(t *testing.T, e *engine) {
-		e.start()
-		pass(time.Minute)
-		for _, mach := range e.world.Machines() {
-			e.world.Vanish(mach.Name)
-		}
-		res := e.setup("a")
-		if _, err := e.m.Step(t.Context(), step("a", "s")); err != nil {
-			t.Errorf("step on %s: %v", res.Instance.Name, err)
-		}
-		pass(time.Minute)
-		e.wantRows(map[pool.InstanceState]int{pool.Leased: 1, pool.Warm: 2})
-	})
-}
-
 // A cold start is answered when its machine is ready, not when somebody
 // happens to look again.
 func TestColdStartsAreAnsweredAtOnce(t *testing.T) {
@@ -951,8 +545,8 @@ func TestColdStartsAreAnsweredAtOnce(t *testing.T) {
 		if d := time.Since(begun); d > time.Second {
 			t.Errorf("instant machines took %s", d)
 		}
-		if made := e.world.Made(); len(made) != 40 {
-			t.Errorf("%d machines for 40 leases", len(made))
+		if made := e.world.Made(); made != 40 {
+			t.Errorf("%d machines for 40 leases", made)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -108,5 +109,59 @@ func TestAShapeIsReadable(t *testing.T) {
 		if got := shapeText(shape); got != want {
 			t.Errorf("%s: got %q, want %q", shape, got, want)
 		}
+	}
+}
+
+// What keeps a pool from being as it is wanted: each cause by its own code.
+func TestWhyAPoolIsNotAsItIsWanted(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	zero := 0
+	closed := func(reason string) PoolStatus {
+		return PoolStatus{PoolRow: PoolRow{Gate: Gate{Reason: reason, Detail: "create: CPUS exceeded", Until: now.Add(time.Minute)}}}
+	}
+	for _, c := range []struct {
+		name string
+		p    PoolStatus
+		snap Snapshot
+		want []string
+		says string
+	}{
+		{"nothing", PoolStatus{}, Snapshot{Max: 5}, nil, ""},
+		{"its limit", PoolStatus{}, Snapshot{Counted: 5, Max: 5}, []string{WhyLimit}, "(5 of 5 machines)"},
+		{"a variant's limit", PoolStatus{}, Snapshot{Max: 5, Flavours: []FlavourRow{{Tenant: "default", Variant: "large", Max: 2, Counted: 2}}}, []string{WhyLimit}, "large"},
+		{"quota", closed(GateQuota), Snapshot{Max: 5}, []string{GateQuota}, "until 2026-03-01T12:01:00Z: create: CPUS exceeded"},
+		{"throttled", closed(GateThrottled), Snapshot{Max: 5}, []string{GateThrottled}, "until 2026-03-01T12:01:00Z"},
+		{"the breaker", closed(GateBreaker), Snapshot{Max: 5}, []string{GateBreaker}, "until 2026-03-01T12:01:00Z"},
+		{"no capacity", closed(GateCapacity), Snapshot{Max: 5}, []string{GateCapacity}, "until 2026-03-01T12:01:00Z"},
+		{"the cost cap", closed(GateCost), Snapshot{Max: 5}, []string{GateCost}, "until 2026-03-01T12:01:00Z"},
+		{"machines of an older recipe", PoolStatus{}, Snapshot{Max: 5, Drifted: make([]Instance, 2)}, []string{WhyDrift}, "2 machines of an older recipe"},
+		{"held machines", PoolStatus{}, Snapshot{Max: 5, Groups: []Group{{State: Warm, Held: true, Count: 3}}}, []string{WhyHeld}, "3 machines held"},
+		{
+			"requests that wait",
+			PoolStatus{},
+			Snapshot{Max: 5, Waiting: []Lease{{ID: "a", Arrived: now.Add(-time.Minute)}, {ID: "b", Arrived: now}}},
+			[]string{WhyPosition},
+			"2 requests wait, the first for 1m",
+		},
+		{"stopped", PoolStatus{PoolRow: PoolRow{Override: Override{Stopped: true, By: "ann", Why: "bill"}}}, Snapshot{Max: 5}, []string{WhyStopped}, "by ann: bill"},
+		{"scaled to zero", PoolStatus{PoolRow: PoolRow{Override: Override{Min: &zero}}}, Snapshot{Max: 5}, []string{"scaled"}, "wants 0 machines warm"},
+		{"it has left the file", PoolStatus{PoolRow: PoolRow{Retired: true}}, Snapshot{}, []string{WhyRetired}, "makes no new machines"},
+		{"a driver that does not answer", PoolStatus{Problem: "key is revoked"}, Snapshot{Max: 5}, []string{"problem"}, "key is revoked"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.p.Name = "p"
+			var codes, messages []string
+			for _, w := range whyPool(c.p, c.snap, now) {
+				codes, messages = append(codes, w.Code), append(messages, w.Message)
+			}
+			if diff := cmp.Diff(c.want, codes); diff != "" {
+				t.Errorf("codes (-want +got):\n%s", diff)
+			}
+			if text := strings.Join(messages, "\n"); !strings.Contains(text, c.says) {
+				t.Errorf("it says %q, which lacks %q", text, c.says)
+			}
+		})
 	}
 }

@@ -105,6 +105,26 @@ func TestExplainAGateAndAnOperatorsStop(t *testing.T) {
 	})
 }
 
+func TestExplainMachinesOfAnOlderRecipe(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.keep = true // they are replaced a few at a time
+		e.pools = []poolSpec{{name: "p", min: 4, max: 8}}
+		e.start()
+		pass(time.Minute)
+		e.pools[0].cfg.BootDelay = 10 * time.Second
+		e.restart()
+		pass(time.Second)
+		if why, _ := codes(e.explain(pool.SubjectPool, "p")); !slices.Contains(why, pool.WhyDrift) {
+			t.Errorf("why: %v", why)
+		}
+		pass(10 * time.Minute)
+		s := e.explain(pool.SubjectPool, "p")
+		if why, lines := codes(s); slices.Contains(why, pool.WhyDrift) || !slices.Contains(lines, string(pool.ReasonDrifted)) {
+			t.Errorf("when all are new: why %v, lines %v", why, lines)
+		}
+	})
+}
+
 // A setup that failed carries the cause of each machine that was tried.
 func TestExplainAFailedSetup(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *engine) {

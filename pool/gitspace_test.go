@@ -104,7 +104,7 @@ func TestADiskHasOneLiveMachineAtMost(t *testing.T) {
 			t.Errorf("a second machine for the disk: %v", err)
 		}
 		e.wantDisk("home", first, first.Name)
-		if n := len(e.world.Made()); n != 1 {
+		if n := e.world.Made(); n != 1 {
 			t.Errorf("%d machines were made", n)
 		}
 	})
@@ -135,7 +135,7 @@ func TestTwoSetupsOfOneGitspaceShareItsMachineAndDisk(t *testing.T) {
 			wg.Go(func() { got[i] = e.mustSetup(e.space("g", "home")) })
 		}
 		wg.Wait()
-		if got[0].Instance.ID != got[1].Instance.ID || len(e.world.Made()) != 1 {
+		if got[0].Instance.ID != got[1].Instance.ID || e.world.Made() != 1 {
 			t.Errorf("two setups: %s and %s", got[0].Instance.Name, got[1].Instance.Name)
 		}
 		e.wantDisk("home", got[0].Instance, got[0].Instance.Name)
@@ -377,14 +377,14 @@ func TestAResetWhoseDestroyFailsMakesNothing(t *testing.T) {
 		if _, err := e.m.Setup(t.Context(), reset); err == nil || !strings.Contains(err.Error(), "the cloud says no") {
 			t.Errorf("answered with %v", err)
 		}
-		if n := len(e.world.Made()); n != 1 {
+		if n := e.world.Made(); n != 1 {
 			t.Fatalf("%d machines were made while the disk was attached", n)
 		}
 		e.restart()
 		broken.Store(false)
 		next := e.mustSetup(reset).Instance
 		e.wantDisk("home", first, next.Name)
-		if n := len(e.world.Made()); n != 2 {
+		if n := e.world.Made(); n != 2 {
 			t.Errorf("%d machines were made", n)
 		}
 	})

@@ -268,7 +268,7 @@ func TestRequestForWhatTheDriverLacksIsToldThatNoVariantFits(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "no variant fits") {
 			t.Errorf("got %v", err)
 		}
-		if n := len(e.world.Made()); n > 0 {
+		if n := e.world.Made(); n > 0 {
 			t.Errorf("%d machines were made", n)
 		}
 	})

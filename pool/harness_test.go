@@ -51,8 +51,12 @@ type engine struct {
 	old     bool
 	// cloud makes the machines those of a cloud rather than of this host.
 	cloud bool
-	// environment is the engine's.
-	environment string
+	// boot is the engine's.
+	boot pool.Boot
+	// zones makes it one with zones.
+	zones bool
+	// environment and serverName are the engine's.
+	environment, serverName string
 
 	m    *pool.Manager
 	stop func()
@@ -160,8 +164,8 @@ func (e *engine) run() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m, err := pool.New(ctx, pool.ManagerConfig{
-		Store: e.store, Agent: e.mock, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
-		Witness: e.witness, Now: e.now, Uptime: e.uptime, Environment: e.environment,
+		Store: e.store, Agent: e.mock, Boot: e.boot, ProxyCA: e.boot != nil, Pools: cfgs, Solo: true, KeepDrifted: e.keep,
+		Witness: e.witness, Now: e.now, Uptime: e.uptime, Environment: e.environment, ServerName: e.serverName,
 		Timeouts: e.limits, Incarnation: fmt.Sprintf("run-%d", e.runs), Log: slog.New(slog.DiscardHandler),
 		Open: func(p pool.PoolConfig) (pool.Opened, error) {
 			cfg, ok := p.Spec.(*noop.Config)
@@ -186,7 +190,7 @@ func (e *engine) run() {
 			case e.identified != nil:
 				driver = identifier{d, e.identified}
 			}
-			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: !e.cloud}, nil
+			return pool.Opened{Client: drivers.NewClient(driver, drivers.ClientOptions{Pool: p.Name, Type: "noop"}), Local: !e.cloud, Zones: e.zones}, nil
 		},
 	})
 	if err != nil {

@@ -59,6 +59,12 @@ type Instance struct {
 	// InitScript is a gitspace's, for drivers with boot scripts: a secret, sealed
 	// with the identity and gone with it.
 	InitScript string `json:"-"`
+	// Proxy is the address of the proxy that is the machine's way out, "" if it
+	// has its own. It is kept with the identity and gone with it.
+	Proxy string `json:"-"`
+	// ProxyCA says that the machine was made to trust the proxy's authority, whose
+	// certificate it has. It is kept likewise.
+	ProxyCA bool `json:"-"`
 	// AgentVersion is what the agent said of itself when proven.
 	AgentVersion string
 	// StorageID is the gitspace's disks as the caller named them.

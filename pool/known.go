@@ -153,6 +153,8 @@ func (m *Manager) readmit(ctx context.Context, rt *runtime, tn *tenancy, id stri
 		Identity: k.Identity, Created: mach.Tags.Created,
 	}
 	inst.Identity.Machine, inst.Identity.Hostname = inst.ID, inst.Name
+	inst.Proxy = proxyOfKnown(tn, k, inst.Name, inst.Zone)
+	inst.ProxyCA = inst.Proxy != "" && m.proxyCA // as far as anybody knows
 	r := Readmission{
 		Instance: inst, Lease: id, Want: w, Choices: []Choice{choice}, Due: now.Add(farFuture), Now: now,
 		Running: to != toWake && mach.Status == drivers.StatusRunning,

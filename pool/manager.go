@@ -42,6 +42,9 @@ type ManagerConfig struct {
 	ServerName string
 	// Environment is the fact `harness_env` of machines, "" for none.
 	Environment string
+	// ProxyCA says that boot scripts bring the certificate of proxies' authority
+	// to machines that go out through one.
+	ProxyCA bool
 	// KeepDrifted keeps warm machines of an older recipe at start.
 	KeepDrifted bool
 	// Timeouts bounds the phases of requests and machines.
@@ -147,6 +150,7 @@ type Manager struct {
 	solo        bool
 	namePrefix  string
 	environment string
+	proxyCA     bool
 	serverName  string
 	keepDrifted bool
 	controller  Controller
@@ -223,7 +227,7 @@ func New(ctx context.Context, cfg ManagerConfig) (*Manager, error) {
 		store: newFencing(cfg.Store), agent: cfg.Agent, boot: cfg.Boot, open: cfg.Open,
 		log: cfg.Log, now: cfg.Now, t: cfg.Timeouts.withDefaults(),
 		incarnation: cmp.Or(cfg.Incarnation, NewID()), solo: cfg.Solo,
-		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), environment: cfg.Environment, serverName: cmp.Or(cfg.ServerName, "drone-runner"),
+		namePrefix: cmp.Or(cfg.NamePrefix, "runner"), environment: cfg.Environment, proxyCA: cfg.ProxyCA, serverName: cmp.Or(cfg.ServerName, "drone-runner"),
 		keepDrifted: cfg.KeepDrifted, witness: cfg.Witness,
 		pools: map[string]*runtime{}, scopes: map[string]*scope{},
 	}
@@ -284,7 +288,7 @@ func (m *Manager) openPools(ctx context.Context, pools []PoolConfig, now time.Ti
 	}
 	for _, p := range pools {
 		p.Wait = cmp.Or(p.Wait, DefaultWait)
-		if _, err := m.addPool(p, false); err != nil {
+		if err := m.addPool(p, false); err != nil {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
 	}
@@ -333,10 +337,10 @@ func (m *Manager) configure(ctx context.Context, before []PoolRow, now time.Time
 }
 
 // addPool opens the drivers of a pool, one for each tenant.
-func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
+func (m *Manager) addPool(p PoolConfig, retired bool) error {
 	opened, err := m.open(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	accounts := make(map[string]Opened, len(p.Tenants))
 	for _, t := range p.Tenants {
@@ -348,14 +352,15 @@ func (m *Manager) addPool(p PoolConfig, retired bool) (*runtime, error) {
 			m.unopened = append(m.unopened, UnopenedScope{Pool: p.Name, Problem: fmt.Sprintf("tenant %s: %v", t.ID, err)})
 			m.log.Error("tenant of a retired pool cannot be opened, what is left of it is not touched", "pool", p.Name, "tenant", t.ID, "err", err)
 		default:
-			return nil, fmt.Errorf("tenant %s: %w", t.ID, err)
+			return fmt.Errorf("tenant %s: %w", t.ID, err)
 		}
 	}
-	return m.register(p, opened, accounts, retired), nil
+	m.register(p, opened, accounts, retired)
+	return nil
 }
 
 // register makes a pool whose drivers are open known to the engine.
-func (m *Manager) register(p PoolConfig, opened Opened, accounts map[string]Opened, retired bool) *runtime {
+func (m *Manager) register(p PoolConfig, opened Opened, accounts map[string]Opened, retired bool) {
 	rt := &runtime{
 		cfg: p, tenants: map[string]*tenancy{}, retired: retired,
 		wake:  make(chan struct{}, 1),
@@ -374,7 +379,6 @@ func (m *Manager) register(p PoolConfig, opened Opened, accounts map[string]Open
 	}
 	m.pools[p.Name] = rt
 	m.order = append(m.order, p.Name)
-	return rt
 }
 
 func (m *Manager) addTenant(rt *runtime, id string, p PoolConfig, opened Opened) *tenancy {

@@ -15,12 +15,14 @@ import (
 //   - due: a row of the pool was made due for the replica that holds it.
 //   - sweep: a machine of the pool may be dead.
 //   - free: the pool was given up.
+//   - room: a machine of the scope is gone.
 func leaseKey(id string) string     { return "lease:" + id }
 func instanceKey(id string) string  { return "instance:" + id }
 func poolTopic(pool string) string  { return "pool:" + pool }
 func dueTopic(pool string) string   { return "due:" + pool }
 func sweepTopic(pool string) string { return "sweep:" + pool }
 func freeKey(pool string) string    { return "free:" + pool }
+func roomTopic(scope string) string { return "room:" + scope }
 func topicOf(topic string) (kind, name string) {
 	kind, name, _ = strings.Cut(topic, ":")
 	return kind, name
@@ -61,6 +63,8 @@ func (m *Manager) heard(topic string) {
 		if rt != nil && rt.tenured() != nil {
 			m.kickScopes(rt)
 		}
+	case "room":
+		m.spawn(func(context.Context) { m.roomIn(name, "a machine of the account", "") })
 	case "":
 		// Some were missed: everybody looks.
 		m.hub.wakeAll()

@@ -87,7 +87,7 @@ func (e *KeptError) Error() string {
 
 // Is makes errors.Is(err, ErrConflict) true, and that of every other KeptError.
 func (e *KeptError) Is(target error) bool {
-	_, kept := target.(*KeptError) //nolint:errorlint // a target is not wrapped
+	_, kept := target.(*KeptError)
 	return kept || target == ErrConflict
 }
 

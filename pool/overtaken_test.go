@@ -144,8 +144,8 @@ func TestNothingIsMadeOnTheWordOfAnIntentThatWasUndone(t *testing.T) {
 					t.Error("answered with a machine that was destroyed")
 				}
 				pass(time.Second)
-				if made := e.world.Made(); len(made) != 0 {
-					t.Errorf("made %v, which no row describes", made)
+				if made := e.world.Made(); made != 0 {
+					t.Errorf("%d machines were made, which no row describes", made)
 				}
 			})
 		})

@@ -132,7 +132,7 @@ func TestBrokenImageOpensTheBreakerWhichProbesByCanary(t *testing.T) {
 		e.start()
 		pass(10 * time.Minute)
 		e.wantReason("breaker_opened")
-		first := len(e.world.Made())
+		first := e.world.Made()
 		if first > 20 {
 			t.Errorf("%d machines were made before the breaker opened and after", first)
 		}
@@ -146,7 +146,7 @@ func TestBrokenImageOpensTheBreakerWhichProbesByCanary(t *testing.T) {
 		pass(3 * time.Hour)
 		e.restart()
 		pass(3 * time.Hour)
-		if n := len(e.world.Made()) - first; n > 16 {
+		if n := e.world.Made() - first; n > 16 {
 			t.Errorf("%d canaries in six hours with pauses of up to half an hour", n)
 		}
 		if got := e.row("p"); got.Gate.Reason != pool.GateBreaker || got.Gate.Trips < 3 {
@@ -184,6 +184,31 @@ func TestRequestsWaitForTheBreakerAndCarryItsReason(t *testing.T) {
 		}
 		broken.Store(false)
 		e.setup("c") // waits for the pause to end, and is the canary
+	})
+}
+
+func TestAGitspaceWhoseDisksAreWrongClosesThePoolForNobodyElse(t *testing.T) {
+	inBubble(t, func(t *testing.T, e *engine) {
+		e.pools = []poolSpec{{name: "p", max: 4, tune: func(c *pool.PoolConfig) { c.Guards.Failures = 1 }}}
+		var twice atomic.Bool
+		twice.Store(true)
+		e.faults = &noop.Faults{Before: func(_ context.Context, op, _ string) error {
+			if op == "create" && twice.Load() {
+				return fmt.Errorf("%w: there are two disks home", drivers.ErrInvalid)
+			}
+			return nil
+		}}
+		e.start()
+		for range 3 {
+			if _, err := e.m.Setup(t.Context(), e.space("space", "home")); err == nil || !strings.Contains(err.Error(), "two disks") {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if got := e.row("p"); got.Gate.Reason != "" || got.Gate.Failures != 0 {
+			t.Errorf("gate %+v", got.Gate)
+		}
+		twice.Store(false)
+		e.setup("build")
 	})
 }
 
@@ -257,7 +282,7 @@ func TestSlowBootIsNotKilledWhileThePoolShrinks(t *testing.T) {
 		}
 		pass(10 * time.Second)
 		e.wantRows(map[pool.InstanceState]int{pool.Warm: 2})
-		if n := len(e.world.Made()); n != 2 {
+		if n := e.world.Made(); n != 2 {
 			t.Errorf("%d machines were made", n)
 		}
 	})
@@ -272,10 +297,10 @@ func TestPartOfThePoolSleepsOnDiskAndWakesForARequest(t *testing.T) {
 		pass(time.Minute)
 		rest := map[pool.InstanceState]int{pool.Warm: 1, pool.Hibernated: 2}
 		e.wantRows(rest)
-		made := len(e.world.Made())
+		made := e.world.Made()
 		pass(3 * time.Hour)
 		e.wantRows(rest)
-		if n := len(e.world.Made()); n != made {
+		if n := e.world.Made(); n != made {
 			t.Errorf("an idle pool made %d machines", n-made)
 		}
 		for i := range 3 { // more than are in memory
@@ -367,7 +392,7 @@ func TestRefillAfterARestartRampsUp(t *testing.T) {
 		e.start()
 		for _, want := range []int{4, 12, 36} {
 			pass(5 * time.Second)
-			if n := len(e.world.Made()); n != want {
+			if n := e.world.Made(); n != want {
 				t.Errorf("%d machines begun, want %d", n, want)
 			}
 			pass(5 * time.Second)

@@ -78,8 +78,8 @@ func TestLateWritesOfAStoppedReplicaFailByGeneration(t *testing.T) {
 		if after := f.live(); len(after) != 1 || after[0].State != pool.Warm || after[0].ID != before[0].ID || after[0].Since != before[0].Since {
 			t.Errorf("after the late write: %+v, before: %+v", after, before)
 		}
-		if made := f.world.Made(); len(made) != 1 {
-			t.Errorf("the cloud was asked for %v, want one machine", made)
+		if made := f.world.Made(); made != 1 {
+			t.Errorf("the cloud was asked for %d machines, want one", made)
 		}
 		// It goes on, as one of several.
 		a.dead.Store(false)
@@ -107,8 +107,8 @@ func TestATenureThatIsOverAsksNothingOfTheCloud(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(30 * time.Second)
-		if made := f.world.Made(); len(made) != 0 {
-			t.Errorf("made %v without holding the pool", made)
+		if made := f.world.Made(); made != 0 {
+			t.Errorf("made %d machines without holding the pool", made)
 		}
 	})
 }

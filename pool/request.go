@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"time"
 
@@ -71,14 +72,32 @@ type SetupRequest struct {
 	Timeout time.Duration
 	// Known is the machine as the caller remembers it, nil if it does not.
 	Known *KnownInstance
-	// Body is the agent's setup request, edited and ready to be sent.
+	// Body is the agent's setup request, edited and ready to be sent, but for
+	// what depends on the machine: that is Fit's.
 	Body json.RawMessage
+	Fit  Fit
 	// Digest identifies the request, so that a different body for an active
 	// lease becomes an event.
 	Digest string
 	// Progress, if set, is given lines for the user as the setup goes on, one
 	// at a time, without newline.
 	Progress func(Progress)
+}
+
+// Fit changes a body for the agent to suit the machine it goes to. Nil changes
+// nothing. An error is an ErrInvalid of the body.
+type Fit func(body json.RawMessage, on Instance) (json.RawMessage, error)
+
+// of fits a body that what names.
+func (f Fit) of(body json.RawMessage, on Instance, what string) (json.RawMessage, error) {
+	if f == nil {
+		return body, nil
+	}
+	fitted, err := f(body, on)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, what, err)
+	}
+	return fitted, nil
 }
 
 // Progress is one step of a setup.
@@ -100,6 +119,7 @@ type KnownInstance struct {
 	OS, Arch          string
 	Provider, Pool    string
 	Zone, StorageID   string
+	Proxy             string
 	Identity          drivers.Identity
 }
 
@@ -122,7 +142,9 @@ type StepRequest struct {
 	// Timeout is the step's own, zero if it has none; it is enforced here too.
 	Timeout time.Duration
 	// Body makes the agent's request from the variables exported so far.
-	Body  func(exported map[string]string) (json.RawMessage, error)
+	Body func(exported map[string]string) (json.RawMessage, error)
+	// Fit is done to it afterwards.
+	Fit   Fit
 	Known *KnownInstance
 }
 

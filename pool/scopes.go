@@ -25,7 +25,7 @@ type UnopenedScope struct {
 // openRetired opens a pool that has left the file from its last spec: it
 // reaps, resumes and destroys, and makes nothing.
 func (m *Manager) openRetired(row PoolRow) {
-	_, err := m.addPool(retiredConfig(row), true)
+	err := m.addPool(retiredConfig(row), true)
 	if err == nil {
 		return
 	}

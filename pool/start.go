@@ -222,7 +222,11 @@ func (m *Manager) ready(ctx context.Context, inst Instance, r SetupRequest, heal
 			m.log.Debug("certificate not renewed yet", "instance", inst.Name, "err", err)
 		}
 	}
-	if err := m.agent.Setup(setup, inst.Target(), r.Body); err != nil {
+	body, err := r.Fit.of(r.Body, inst, "setup of "+r.ID)
+	if err != nil {
+		return inst, "setup", err
+	}
+	if err := m.agent.Setup(setup, inst.Target(), body); err != nil {
 		var refusal *AgentError
 		if errors.As(err, &refusal) {
 			return inst, "setup", err
@@ -453,9 +457,13 @@ func (m *Manager) endLease(ctx context.Context, e Ending) (Ended, error) {
 // causeOf says what went wrong with a machine, with its console's last words.
 func (m *Manager) causeOf(ctx context.Context, inst Instance, phase string, err error) Cause {
 	console := m.console(ctx, inst)
+	message := err.Error()
+	if _, runs := errors.AsType[*unhealthyError](err); runs && m.silentBoot(inst, console) {
+		message += "; " + noBootStep
+	}
 	return Cause{
 		Pool: inst.Pool, Instance: inst.ID, Phase: phase, Kind: kindOf(err),
-		Message: err.Error(), Step: LastBootStep(console), Console: tailOf(console),
+		Message: message, Step: LastBootStep(console), Console: tailOf(console),
 	}
 }
 

@@ -159,6 +159,9 @@ func (m *Manager) Step(ctx context.Context, r StepRequest) (json.RawMessage, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: step %s of %s: %w", ErrInvalid, r.Step, r.Lease, err)
 	}
+	if body, err = r.Fit.of(body, inst, "step "+r.Step+" of "+r.Lease); err != nil {
+		return nil, err
+	}
 	ctx, done := m.steps.begin(ctx, inst, lease.Key(), r.Step, m.stamp())
 	defer func() { done(m.stamp()) }()
 	defer m.links.use(inst.ID, m.now)()
@@ -289,7 +292,8 @@ func (m *Manager) StepOutput(ctx context.Context, id, step string, offset int64,
 	}
 	defer m.links.use(inst.ID, m.now)()
 	if follow {
-		return m.agent.Output(ctx, inst.Target(), step, offset, w)
+		next, err := m.agent.Output(ctx, inst.Target(), step, offset, w)
+		return next, m.outputError(id, step, inst, err)
 	}
 	// What there is now: reading stops when nothing more comes for a moment.
 	ctx, cancel := context.WithCancel(ctx)
@@ -303,7 +307,17 @@ func (m *Manager) StepOutput(ctx context.Context, id, step string, offset int64,
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	return next, err
+	return next, m.outputError(id, step, inst, err)
+}
+
+// outputError says more where an agent has no output of a step that was begun:
+// ours has that of every step, others only of those in drone mode.
+func (m *Manager) outputError(lease, step string, inst Instance, err error) error {
+	refused, ok := errors.AsType[*AgentError](err)
+	if !ok || !refused.Final() || !slices.Contains(m.steps.list(lease), step) {
+		return err
+	}
+	return fmt.Errorf("the agent of machine %s keeps no output of step %s; an existing agent sends it to the log service of its pipeline only, look there, or use this project's agent: %w", inst.Name, step, err)
 }
 
 // A finished step's output ends by itself. Of a running one, what there is now

@@ -36,7 +36,9 @@ func (m *Manager) diskSpecs(ctx context.Context, inst Instance) ([]drivers.DiskS
 		if i < 0 {
 			return nil, fmt.Errorf("%w: no row of disk %s", ErrNotFound, name)
 		}
-		out = append(out, drivers.DiskSpec{Name: name, SizeGiB: rows[i].SizeGiB, Type: rows[i].Type})
+		out = append(out, drivers.DiskSpec{
+			Name: name, SizeGiB: rows[i].SizeGiB, Type: rows[i].Type, MayExist: rows[i].Created.Before(inst.Created),
+		})
 	}
 	return out, nil
 }

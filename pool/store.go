@@ -331,6 +331,8 @@ type Gate struct {
 	// worked: what the next pause is reckoned from.
 	Failures int `json:"failures,omitempty"`
 	Trips    int `json:"trips,omitempty"`
+	// Freed says that the pause was cut short since a machine of the account is gone.
+	Freed bool `json:"freed,omitempty"`
 	// Kept is the failed machine left for inspection, by our id.
 	Kept string `json:"kept,omitempty"`
 }

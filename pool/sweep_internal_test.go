@@ -52,7 +52,7 @@ func TestListingsAreSharedByAllWhoWait(t *testing.T) {
 				for n := range 100 {
 					askers.Go(func() {
 						begun := time.Now().Add(time.Duration(n) * 200 * time.Millisecond)
-						time.Sleep(time.Until(begun)) // in the bubble
+						<-time.After(time.Until(begun))
 						l, err := m.listing(ctx, sc, c.disks && n == 50)
 						if err != nil || l.At.Before(begun) {
 							t.Errorf("ask %d: listing of %s for one asked at %s: %v", n, l.At, begun, err)

@@ -368,7 +368,7 @@ func (m *Manager) compareConfig(ctx context.Context, rt *runtime, holder string)
 		if row.Retired == mine.Retired && (mine.Retired || sameRecipes(row, mine) && row.Min == mine.Min && row.Max == mine.Max) {
 			return
 		}
-		m.log.Warn("THIS REPLICA'S POOL FILE DIFFERS from that of the replica that holds the pool, and the holder's counts; give all replicas the same file", //nolint:sloglint // one text
+		m.log.Warn("THIS REPLICA'S POOL FILE DIFFERS from that of the replica that holds the pool, and the holder's counts; give all replicas the same file",
 			"pool", row.Name, "holder", holder, "recipe", mine.SpecHash, "holder_recipe", row.SpecHash,
 			"min", mine.Min, "holder_min", row.Min, "max", mine.Max, "holder_max", row.Max)
 		err := m.store.Note(ctx, Event{

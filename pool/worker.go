@@ -589,6 +589,7 @@ func (m *Manager) destroy(ctx context.Context, rt *runtime, inst Instance) (*Ins
 	m.counters.destroyed(inst.Pool, "destroyed")
 	m.agent.Forget(inst.ID)
 	m.hub.notify(instanceKey(inst.ID))
+	m.roomLeft(inst)
 	rt.kick()
 	return nil, nil
 }

@@ -19,7 +19,7 @@ esac
 missing() {
 	local pair
 	for pair in "$@"; do
-		PATH="$PATH:$(pg_bin)" command -v "${pair%%=*}" >/dev/null || printf '%s\n' "${pair#*=}" | tr ',' '\n'
+		PATH="$PATH:$(pg_bin):/usr/lib/podman" command -v "${pair%%=*}" >/dev/null || printf '%s\n' "${pair#*=}" | tr ',' '\n'
 	done | sort -u | tr '\n' ' ' | sed 's/ $//'
 }
 

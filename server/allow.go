@@ -3,22 +3,12 @@ package server
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-)
 
-// NetInterface is one network interface of this host or container.
-type NetInterface struct {
-	Name string
-	// Kind is the kernel driver behind it: "bridge", "veth", "macvlan", the
-	// name of a card's driver, or "" if it cannot be known.
-	Kind string
-	// Subnets are its addresses with their masks.
-	Subnets []netip.Prefix
-}
+	"github.com/vm-runner/drone-runner-aws/internal/peers"
+)
 
 // AllowConfig is what an AllowList is made from.
 type AllowConfig struct {
@@ -26,7 +16,7 @@ type AllowConfig struct {
 	Extra []netip.Prefix
 	// Interfaces lists the interfaces of the network this process lives in.
 	// Nil: the real ones.
-	Interfaces func() ([]NetInterface, error)
+	Interfaces func() ([]peers.Interface, error)
 	// Container says whether this process runs in a container.
 	Container bool
 	// Leased says whether an address is a live machine's, which may never
@@ -44,11 +34,9 @@ type AllowConfig struct {
 // that. Machines of this runner may never call, whatever it says.
 // It is safe for concurrent use.
 type AllowList struct {
-	c  AllowConfig
-	mu sync.Mutex
-	// local are the networks found, read at the time of read.
-	local []netip.Prefix
-	read  time.Time
+	*peers.List
+	leased func(netip.Addr) bool
+	mu     sync.Mutex
 	// ranges are the networks of local machines, machines the addresses of
 	// live machines elsewhere, as the server last saw them.
 	ranges   []netip.Prefix
@@ -67,27 +55,16 @@ var machineRanges = []netip.Prefix{
 	netip.MustParsePrefix("127.78.0.0/16"),
 }
 
-// rereadAfter bounds how often unknown peers make us look for new networks: a
-// compose project's network may be younger than this process.
-const rereadAfter = time.Second
-
-// containerBridge is how Docker, Podman and nerdctl name their bridges. Other
-// bridges may carry the local network (a hypervisor's br0) or machines
-// (libvirt's virbr0), and are not trusted.
-var containerBridge = regexp.MustCompile(`^(docker[0-9]+|docker_gwbridge|br-[0-9a-f]{12}|podman[0-9]+|cni-podman[0-9]+|nerdctl[0-9]+)$`)
-
 // NewAllowList makes a list. The zero AllowConfig allows what a host allows.
 func NewAllowList(c AllowConfig) *AllowList {
-	if c.Interfaces == nil {
-		c.Interfaces = Interfaces
-	}
 	if c.Leased == nil {
 		c.Leased = func(netip.Addr) bool { return false }
 	}
-	if c.Now == nil {
-		c.Now = time.Now
+	return &AllowList{
+		List:   peers.New(peers.Config{Extra: c.Extra, Interfaces: c.Interfaces, Container: c.Container, Now: c.Now}),
+		leased: c.Leased,
+		ranges: slices.Clone(machineRanges),
 	}
-	return &AllowList{c: c, ranges: slices.Clone(machineRanges)}
 }
 
 // AddMachines adds a network of local machines: nothing in it may call, but for
@@ -100,51 +77,20 @@ func (a *AllowList) AddMachines(network netip.Prefix) {
 	}
 }
 
-// Open lists the networks of DRONE_HTTP_ALLOW that let everybody in, for a
-// notice at the start.
-func (a *AllowList) Open() []netip.Prefix {
-	var open []netip.Prefix
-	for _, p := range a.c.Extra {
-		if p.Bits() == 0 {
-			open = append(open, p)
-		}
-	}
-	return open
-}
-
-// Local lists the networks found on the interfaces, as last read.
-func (a *AllowList) Local() []netip.Prefix {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.local)
-}
-
 // Check returns nil if the peer may call, else an error for its eyes that says
 // what to do.
 func (a *AllowList) Check(peer netip.Addr) error {
-	peer = peer.Unmap().WithZone("")
-	if !peer.IsValid() {
-		return fmt.Errorf("the address of the caller is not known, so it may not call this runner; see DRONE_HTTP_ALLOW")
+	plain := peers.Plain(peer)
+	if a.isMachine(plain) || plain.IsValid() && !plain.IsLoopback() && a.leased(plain) {
+		return machineError(plain)
 	}
-	if a.isMachine(peer) {
-		return machineError(peer)
-	}
-	if peer.IsLoopback() {
-		return nil
-	}
-	if a.c.Leased(peer) {
-		return machineError(peer)
-	}
-	if contains(a.c.Extra, peer) || contains(a.networks(peer), peer) {
-		return nil
-	}
-	return fmt.Errorf("%s may not call this runner; if it should, add its address or network to DRONE_HTTP_ALLOW", peer)
+	return a.List.Check(plain)
 }
 
 func (a *AllowList) isMachine(peer netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.machines[peer] || peer != hostLoopback && contains(a.ranges, peer)
+	return a.machines[peer] || peer != hostLoopback && peers.Contains(a.ranges, peer)
 }
 
 // setMachines replaces the addresses of live machines. What is no address, or
@@ -161,78 +107,6 @@ func (a *AllowList) setMachines(addresses []string) {
 	a.machines = machines
 }
 
-// beyondLoopback says whether anybody but this host may call at all.
-func (a *AllowList) beyondLoopback() bool {
-	return len(a.c.Extra) > 0 || len(a.networks(netip.Addr{})) > 0
-}
-
 func machineError(peer netip.Addr) error {
 	return fmt.Errorf("%s is a machine of this runner and may never call it, whatever DRONE_HTTP_ALLOW says", peer)
-}
-
-// networks returns the local networks, read again if peer is in none of those
-// known and the last look is a while ago. If looking fails, what was known
-// stays.
-func (a *AllowList) networks(peer netip.Addr) []netip.Prefix {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := a.c.Now()
-	if contains(a.local, peer) || (!a.read.IsZero() && now.Sub(a.read) < rereadAfter) {
-		return a.local
-	}
-	a.read = now
-	all, err := a.c.Interfaces()
-	if err != nil {
-		return a.local
-	}
-	a.local = nil
-	for _, i := range all {
-		ours := i.Kind == "bridge" && containerBridge.MatchString(i.Name)
-		if a.c.Container && i.Kind == "veth" {
-			ours = true
-		}
-		if !ours {
-			continue
-		}
-		for _, p := range i.Subnets {
-			if !p.Addr().IsLinkLocalUnicast() {
-				a.local = append(a.local, p.Masked())
-			}
-		}
-	}
-	return a.local
-}
-
-func contains(prefixes []netip.Prefix, peer netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(peer) })
-}
-
-// ParseAllow reads the items of DRONE_HTTP_ALLOW: addresses and CIDRs. Spaces
-// around an item and empty items do no harm. Every bad item is named.
-func ParseAllow(items []string) ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	var bad []string
-	for _, item := range items {
-		item = strings.TrimSpace(item)
-		if item == "" {
-			continue
-		}
-		if p, err := netip.ParsePrefix(item); err == nil {
-			if p.Addr().Is4In6() && p.Bits() >= 96 {
-				p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-			}
-			prefixes = append(prefixes, p.Masked())
-			continue
-		}
-		if addr, err := netip.ParseAddr(item); err == nil && addr.Zone() == "" {
-			addr = addr.Unmap()
-			prefixes = append(prefixes, netip.PrefixFrom(addr, addr.BitLen()))
-			continue
-		}
-		bad = append(bad, fmt.Sprintf("%q", item))
-	}
-	if len(bad) > 0 {
-		return nil, fmt.Errorf("DRONE_HTTP_ALLOW: %s: not an address or network such as 10.0.0.7 or 10.0.0.0/24", strings.Join(bad, ", "))
-	}
-	return prefixes, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vm-runner/drone-runner-aws/internal/peers"
 	"github.com/vm-runner/drone-runner-aws/server"
 )
 
@@ -22,8 +23,8 @@ func prefixes(texts ...string) []netip.Prefix {
 
 // hostInterfaces is a host on a local network, with a hypervisor's bridge that
 // carries it, Docker's bridges, machines' bridge, and a container's far end.
-func hostInterfaces() ([]server.NetInterface, error) {
-	return []server.NetInterface{
+func hostInterfaces() ([]peers.Interface, error) {
+	return []peers.Interface{
 		{Name: "lo", Kind: "", Subnets: prefixes("127.0.0.1/8", "::1/128")},
 		{Name: "eth0", Kind: "virtio_net", Subnets: prefixes("192.168.1.20/24")},
 		{Name: "br0", Kind: "bridge", Subnets: prefixes("192.168.2.20/24")},
@@ -38,8 +39,8 @@ func hostInterfaces() ([]server.NetInterface, error) {
 
 // containerInterfaces is a container on one bridge network and one macvlan,
 // which is the local network itself.
-func containerInterfaces() ([]server.NetInterface, error) {
-	return []server.NetInterface{
+func containerInterfaces() ([]peers.Interface, error) {
+	return []peers.Interface{
 		{Name: "eth0", Kind: "veth", Subnets: prefixes("172.18.0.5/16")},
 		{Name: "eth1", Kind: "macvlan", Subnets: prefixes("192.168.1.77/24")},
 	}, nil
@@ -48,7 +49,7 @@ func containerInterfaces() ([]server.NetInterface, error) {
 func TestWhoMayCall(t *testing.T) {
 	t.Parallel()
 	leased := netip.MustParseAddr("10.1.0.17")
-	extra, err := server.ParseAllow([]string{" 10.1.0.0/24 ", "203.0.113.9", "", "2001:db8::/32", "::ffff:198.51.100.0/120"})
+	extra, err := peers.Parse([]string{" 10.1.0.0/24 ", "203.0.113.9", "", "2001:db8::/32", "::ffff:198.51.100.0/120"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,12 +57,12 @@ func TestWhoMayCall(t *testing.T) {
 	lists := map[string]*server.AllowList{
 		"host":      server.NewAllowList(server.AllowConfig{Interfaces: hostInterfaces, Extra: extra, Leased: isLeased}),
 		"container": server.NewAllowList(server.AllowConfig{Interfaces: containerInterfaces, Container: true, Leased: isLeased}),
-		"host network": server.NewAllowList(server.AllowConfig{Interfaces: func() ([]server.NetInterface, error) {
+		"host network": server.NewAllowList(server.AllowConfig{Interfaces: func() ([]peers.Interface, error) {
 			all, err := hostInterfaces()
 			return all[:len(all)-1], err
 		}, Container: true}),
 		"open":   server.NewAllowList(server.AllowConfig{Interfaces: hostInterfaces, Extra: prefixes("0.0.0.0/0"), Leased: isLeased}),
-		"broken": server.NewAllowList(server.AllowConfig{Interfaces: func() ([]server.NetInterface, error) { return nil, errors.New("no netlink") }}),
+		"broken": server.NewAllowList(server.AllowConfig{Interfaces: func() ([]peers.Interface, error) { return nil, errors.New("no netlink") }}),
 	}
 	for _, tc := range []struct {
 		list, peer, why string
@@ -145,10 +146,10 @@ func TestNetworksOfPoolsMayNotCall(t *testing.T) {
 func TestANetworkThatComesLaterIsFound(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-	var have []server.NetInterface
+	var have []peers.Interface
 	reads := 0
 	a := server.NewAllowList(server.AllowConfig{
-		Interfaces: func() ([]server.NetInterface, error) { reads++; return have, nil },
+		Interfaces: func() ([]peers.Interface, error) { reads++; return have, nil },
 		Now:        func() time.Time { return now },
 	})
 	peer := netip.MustParseAddr("172.20.0.9")
@@ -160,7 +161,7 @@ func TestANetworkThatComesLaterIsFound(t *testing.T) {
 	if reads != 1 {
 		t.Errorf("%d looks at the interfaces for 100 strangers in one instant, want 1", reads)
 	}
-	have = []server.NetInterface{{Name: "br-0123456789ab", Kind: "bridge", Subnets: prefixes("172.20.0.1/16")}}
+	have = []peers.Interface{{Name: "br-0123456789ab", Kind: "bridge", Subnets: prefixes("172.20.0.1/16")}}
 	now = now.Add(2 * time.Second)
 	if err := a.Check(peer); err != nil {
 		t.Errorf("refused although its network is there now: %v", err)
@@ -172,7 +173,7 @@ func TestANetworkThatComesLaterIsFound(t *testing.T) {
 
 func TestBadAllowItemsAreNamed(t *testing.T) {
 	t.Parallel()
-	_, err := server.ParseAllow([]string{"10.0.0.0/33", "10.0.0.1", "host", "fe80::1%eth0"})
+	_, err := peers.Parse([]string{"10.0.0.0/33", "10.0.0.1", "host", "fe80::1%eth0"})
 	want := `DRONE_HTTP_ALLOW: "10.0.0.0/33", "host", "fe80::1%eth0": not an address or network such as 10.0.0.7 or 10.0.0.0/24`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
@@ -181,7 +182,7 @@ func TestBadAllowItemsAreNamed(t *testing.T) {
 
 func TestInterfacesOfThisHost(t *testing.T) {
 	t.Parallel()
-	all, err := server.Interfaces()
+	all, err := peers.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}

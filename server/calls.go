@@ -67,6 +67,7 @@ func (s *Server) step(w http.ResponseWriter, r *http.Request) error {
 		Body: func(exported map[string]string) (json.RawMessage, error) {
 			return s.c.Edits.Step(req.StartStepRequest, exported)
 		},
+		Fit:   s.c.Edits.FitStep,
 		Known: known(req.InstanceInfo),
 	})
 	if err != nil {

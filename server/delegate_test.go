@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/peers"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/server"
 )
@@ -214,7 +215,7 @@ func TestStrangersGet403Everywhere(t *testing.T) {
 		},
 		destroy: func(context.Context, pool.DestroyRequest) error { touched(); return nil },
 		status:  func(context.Context) ([]pool.PoolStatus, error) { touched(); return nil, nil },
-	}, Allow: server.NewAllowList(server.AllowConfig{Interfaces: func() ([]server.NetInterface, error) { return nil, nil }})})
+	}, Allow: server.NewAllowList(server.AllowConfig{Interfaces: func() ([]peers.Interface, error) { return nil, nil }})})
 	for _, peer := range []string{"203.0.113.9:1000", "127.77.1.2:1000", "[2001:db8::1]:1000", "@", "", "garbage"} {
 		for _, target := range []string{
 			"POST /setup", "POST /step", "POST /destroy", "POST /suspend", "POST /pool_owner?pool=x",
@@ -318,7 +319,7 @@ func TestSetupMapping(t *testing.T) {
 			if resp.StatusCode != http.StatusOK {
 				t.Fatalf("%d: %s", resp.StatusCode, bodyOf(t, resp))
 			}
-			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreFields(pool.SetupRequest{}, "Progress", "Digest")); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreFields(pool.SetupRequest{}, "Progress", "Digest", "Fit")); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			if got.Progress == nil || len(got.Digest) != 64 {

@@ -4,6 +4,6 @@
 //
 // It turns requests into calls of [pool.Service] and its answers and errors
 // into bodies and statuses. The two objects a caller sends for the agent pass
-// through as raw JSON with exactly four edits ([Edits]). It refuses to know
+// through as raw JSON with exactly seven edits ([Edits]). It refuses to know
 // stores, drivers, the pool file and how an agent is reached.
 package server

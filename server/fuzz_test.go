@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vm-runner/drone-runner-aws/internal/peers"
 	"github.com/vm-runner/drone-runner-aws/server"
 )
 
@@ -21,8 +22,8 @@ func FuzzSettings(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		items := strings.Split(text, ",")
-		if networks, err := server.ParseAllow(items); err == nil {
-			a := server.NewAllowList(server.AllowConfig{Extra: networks, Interfaces: func() ([]server.NetInterface, error) { return nil, nil }})
+		if networks, err := peers.Parse(items); err == nil {
+			a := server.NewAllowList(server.AllowConfig{Extra: networks, Interfaces: func() ([]peers.Interface, error) { return nil, nil }})
 			for _, n := range networks {
 				addr := n.Addr()
 				machine := netip.MustParsePrefix("127.77.0.0/16").Contains(addr) || netip.MustParsePrefix("127.78.0.0/16").Contains(addr)

@@ -24,7 +24,7 @@ func known(i api.InstanceInfo) *pool.KnownInstance {
 	return &pool.KnownInstance{
 		ID: i.ID, Name: i.Name, Address: i.IPAddress, Port: port,
 		OS: i.OS, Arch: i.Arch, Provider: i.Provider, Pool: i.PoolName,
-		Zone: i.Zone, StorageID: i.StorageIdentifier,
+		Zone: i.Zone, StorageID: i.StorageIdentifier, Proxy: i.ProxyURL,
 		Identity: drivers.Identity{
 			ServerName: serverName(i.TLSCert),
 			CAKey:      i.CAKey, CACert: i.CACert, Key: i.TLSKey, Cert: i.TLSCert,

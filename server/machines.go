@@ -19,7 +19,7 @@ func (s *Server) watchMachines(ctx context.Context) {
 	tick := time.NewTicker(machinesEvery)
 	defer tick.Stop()
 	for {
-		if s.c.Allow.beyondLoopback() {
+		if s.c.Allow.BeyondLoopback() {
 			s.readMachines(ctx)
 		}
 		select {

@@ -18,9 +18,8 @@ import (
 )
 
 // ProgressSink is where the lines go that a user reads while their machine is
-// made. Implementations are safe for concurrent use. The only one so far is
-// LogSink; one that writes to the log service of the request is not built in
-// yet, and ProgressStream has what it needs.
+// made: LogSink, or ServiceSink before it. Implementations are safe for
+// concurrent use.
 type ProgressSink interface {
 	// Open begins the lines of one setup. It must not wait for a network;
 	// what goes wrong later is the sink's to log. ctx ends with the request.

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Edits are the only four changes made to what callers send for the agent.
+// Edits are the only seven changes made to what callers send for the agent.
 // Everything else passes byte for byte: unknown keys, the form of numbers, the
 // order of members. Keys are found as encoding/json finds them, in any case;
 // where one is changed, all its spellings become one.
@@ -21,6 +21,11 @@ import (
 //     agent's poll never answers.
 //  4. The global volumes are added to the setup's volumes and mounted by
 //     container steps.
+//  5. A setup with mtls_config has a variable at least, because an existing agent
+//     fails at one without any.
+//  6. A step whose time-out kills its process asks for an interval between the
+//     signals, because an existing agent crashes at one of zero.
+//  7. On a machine with a proxy, setup and steps are told of it: see [Egress].
 //
 // The zero value works: no volumes, DefaultWorkingDir. All edits are
 // idempotent and safe for concurrent use.
@@ -29,6 +34,8 @@ type Edits struct {
 	Volumes []Volume
 	// WorkingDir is given to steps without one. Empty: DefaultWorkingDir.
 	WorkingDir string
+	// Egress is what stages on machines with a proxy are told beside its address.
+	Egress Egress
 }
 
 // DefaultWorkingDir is where steps run that name no directory. Agents make it
@@ -38,7 +45,7 @@ type Edits struct {
 // large one would slow each step down.
 const DefaultWorkingDir = "/tmp/engine"
 
-// PlaceholderVariable is what a step gets that would have no variable at all.
+// PlaceholderVariable is what a step or setup gets that would have no variable.
 // No tool known to us reads it, so a stage's own CI or similar is not touched.
 const PlaceholderVariable = "DRONE_VM_RUNNER"
 
@@ -49,21 +56,65 @@ func (e Edits) Setup(raw json.RawMessage) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setup_request %w", err)
 	}
-	if len(e.Volumes) > 0 {
-		members, err = editArray(members, "volumes", func(have [][]byte) ([][]byte, error) {
-			for _, v := range e.Volumes {
-				if !slices.ContainsFunc(have, func(one []byte) bool { return hostName(one) == v.Name }) {
-					have = append(have, v.setup())
-				}
-			}
-			return have, nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("setup_request.%w", err)
-		}
+	if members, err = addVolumes(members, e.Volumes); err != nil {
+		return nil, fmt.Errorf("setup_request.%w", err)
+	}
+	if members, err = editEnvs(members); err != nil {
+		return nil, fmt.Errorf("setup_request.%w", err)
 	}
 	return joinObject(members), nil
 }
+
+// editEnvs gives a setup with mtls_config a variable if it has none.
+func editEnvs(members []member) ([]member, error) {
+	pair, err := merged(members, "mtls_config")
+	if err != nil || len(pair) == 0 {
+		return members, err
+	}
+	envs, err := merged(members, "envs")
+	if err != nil || len(envs) > 0 {
+		return members, err
+	}
+	return replace(members, "envs", placeholder()), nil
+}
+
+// placeholder is an object of one variable.
+func placeholder() []byte {
+	return joinObject([]member{{raw: quote(PlaceholderVariable), value: quote("true")}})
+}
+
+// addVolumes adds volumes to a setup that lacks them.
+func addVolumes(members []member, volumes []Volume) ([]member, error) {
+	if len(volumes) == 0 {
+		return members, nil
+	}
+	return editArray(members, "volumes", func(have [][]byte) [][]byte {
+		for _, v := range volumes {
+			if !slices.ContainsFunc(have, func(one []byte) bool { return hostName(one) == v.Name }) {
+				have = append(have, v.setup())
+			}
+		}
+		return have
+	})
+}
+
+// addMounts has a container step mount volumes that it does not mount yet.
+func addMounts(members []member, volumes []Volume) ([]member, error) {
+	if len(volumes) == 0 || !isContainer(members) {
+		return members, nil
+	}
+	return editArray(members, "volumes", func(have [][]byte) [][]byte {
+		for _, v := range volumes {
+			if !slices.ContainsFunc(have, v.mountedBy) {
+				have = append(have, v.mount())
+			}
+		}
+		return have
+	})
+}
+
+// isContainer says whether a step runs in a container.
+func isContainer(members []member) bool { return lastText(members, "image") != "" }
 
 // Step edits the agent's step request. Exported are the variables of earlier
 // host steps of the stage; container steps do not get them.
@@ -74,8 +125,7 @@ func (e Edits) Step(raw json.RawMessage, exported map[string]string) (json.RawMe
 	}
 	members = slices.DeleteFunc(members, func(m member) bool { return m.folds("stage_runtime_id") })
 
-	container := lastText(members, "image") != ""
-	if container {
+	if isContainer(members) {
 		exported = nil
 	}
 	if members, err = editEnvironment(members, exported); err != nil {
@@ -88,39 +138,43 @@ func (e Edits) Step(raw json.RawMessage, exported map[string]string) (json.RawMe
 		}
 		members = replace(members, "working_dir", quote(dir))
 	}
-	if container && len(e.Volumes) > 0 {
-		members, err = editArray(members, "volumes", func(have [][]byte) ([][]byte, error) {
-			for _, v := range e.Volumes {
-				if !slices.ContainsFunc(have, v.mountedBy) {
-					have = append(have, v.mount())
-				}
-			}
-			return have, nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("start_step_request.%w", err)
-		}
+	if members, err = editKill(members); err != nil {
+		return nil, fmt.Errorf("start_step_request.%w", err)
+	}
+	if members, err = addMounts(members, e.Volumes); err != nil {
+		return nil, fmt.Errorf("start_step_request.%w", err)
 	}
 	return joinObject(members), nil
+}
+
+// editKill gives the interval of a step's kill a second if it has none and will
+// be waited for.
+func editKill(members []member) ([]member, error) {
+	config, err := merged(members, "process_config")
+	if err != nil {
+		return nil, err
+	}
+	var kill struct {
+		On       bool `json:"kill_process_on_context_cancel"`
+		Terms    int  `json:"kill_process_max_sigterm_attempts"`
+		Interval int  `json:"kill_process_retry_interval_secs"`
+	}
+	if err := json.Unmarshal(joinObject(config), &kill); err != nil {
+		return nil, fmt.Errorf("process_config: %w", err)
+	}
+	if !kill.On || kill.Terms <= 0 || kill.Interval > 0 {
+		return members, nil
+	}
+	config = replace(config, "kill_process_retry_interval_secs", []byte("1"))
+	return replace(members, "process_config", joinObject(config)), nil
 }
 
 // editEnvironment merges all spellings of environment as encoding/json would,
 // puts exported under them, and leaves at least one variable.
 func editEnvironment(members []member, exported map[string]string) ([]member, error) {
-	var own []member
-	for _, m := range members {
-		if !m.folds("environment") {
-			continue
-		}
-		if m.isNull() { // null clears a map
-			own = nil
-			continue
-		}
-		vars, err := object(m.value)
-		if err != nil {
-			return nil, fmt.Errorf("environment %w", err)
-		}
-		own = append(own, vars...)
+	own, err := merged(members, "environment")
+	if err != nil {
+		return nil, err
 	}
 	named := make(map[string]bool, len(own))
 	for _, m := range own {
@@ -135,14 +189,35 @@ func editEnvironment(members []member, exported map[string]string) ([]member, er
 	}
 	all := append(under, own...)
 	if len(all) == 0 {
-		all = []member{{raw: quote(PlaceholderVariable), value: quote("true")}}
+		return replace(members, "environment", placeholder()), nil
 	}
 	return replace(members, "environment", joinObject(all)), nil
 }
 
+// merged is what encoding/json would make of all spellings of an object: the
+// members of each, in order; null forgets what was before it.
+func merged(members []member, name string) ([]member, error) {
+	var all []member
+	for _, m := range members {
+		if !m.folds(name) {
+			continue
+		}
+		if m.isNull() {
+			all = nil
+			continue
+		}
+		more, err := object(m.value)
+		if err != nil {
+			return nil, fmt.Errorf("%s %w", name, err)
+		}
+		all = append(all, more...)
+	}
+	return all, nil
+}
+
 // editArray lets edit change the array of the given name; the last spelling
 // counts, as for encoding/json.
-func editArray(members []member, name string, edit func([][]byte) ([][]byte, error)) ([]member, error) {
+func editArray(members []member, name string, edit func([][]byte) [][]byte) ([]member, error) {
 	var raw []byte
 	for _, m := range members {
 		if m.folds(name) {
@@ -153,10 +228,7 @@ func editArray(members []member, name string, edit func([][]byte) ([][]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", name, err)
 	}
-	if values, err = edit(values); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return replace(members, name, joinArray(values)), nil
+	return replace(members, name, joinArray(edit(values))), nil
 }
 
 // replace gives name one value at the place of its first spelling, else at the

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/server"
 )
 
@@ -90,6 +91,16 @@ func TestStepEdits(t *testing.T) {
 			want: `{"image":"","environment":{"A":"1"},"working_dir":"/w"}`,
 		},
 		{
+			name: "a kill that would crash an existing agent gets an interval",
+			in:   `{"environment":{"A":"1"},"working_dir":"/w","process_config":{"kill_process_on_context_cancel":true,"kill_process_max_sigterm_attempts":3,"Kill_Process_Retry_Interval_Secs":0}}`,
+			want: `{"environment":{"A":"1"},"working_dir":"/w","process_config":{"kill_process_on_context_cancel":true,"kill_process_max_sigterm_attempts":3,"kill_process_retry_interval_secs":1}}`,
+		},
+		{
+			name: "other kills stay as they are",
+			in:   `{"environment":{"A":"1"},"working_dir":"/w","Process_Config":{"kill_process_on_context_cancel":true,"kill_process_retry_interval_secs":0}}`,
+			want: `{"environment":{"A":"1"},"working_dir":"/w","Process_Config":{"kill_process_on_context_cancel":true,"kill_process_retry_interval_secs":0}}`,
+		},
+		{
 			name: "stage_runtime_id goes in every spelling, deeper ones stay",
 			in:   `{"stage_runtime_id":"s","Stage_Runtime_ID":"t","run":{"stage_runtime_id":"kept"},"environment":{"A":"1"},"working_dir":"/w"}`,
 			want: `{"run":{"stage_runtime_id":"kept"},"environment":{"A":"1"},"working_dir":"/w"}`,
@@ -124,6 +135,11 @@ func TestSetupEdits(t *testing.T) {
 			`{"volumes":[{"temp":{"id":"t"}},` + ours + `],"x":0}`,
 		},
 		{"null volumes are none", `{"volumes":null}`, `{"volumes":[` + ours + `]}`},
+		{
+			"a client pair without variables gets one, which an existing agent needs", `{"mtls_config":{"client_cert":"QQ=="},"envs":{}}`,
+			`{"mtls_config":{"client_cert":"QQ=="},"envs":{"DRONE_VM_RUNNER":"true"},"volumes":[` + ours + `]}`,
+		},
+		{"no pair, no variable", `{"mtls_config":{}}`, `{"mtls_config":{},"volumes":[` + ours + `]}`},
 		{"nothing is a setup too", ``, `{"volumes":[` + ours + `]}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -205,13 +221,15 @@ func TestPoolMap(t *testing.T) {
 // second time; every key that is not edited keeps its value byte for byte.
 func FuzzEdits(f *testing.F) {
 	for _, seed := range []string{
+		`{"process_config":{"kill_process_on_context_cancel":true,"kill_process_max_sigterm_attempts":3}}`,
 		``, `null`, `{}`, `[]`, `{"environment":{}}`, `{"image":"x","volumes":[null,{"name":"a"}]}`,
 		`{"Environment":{"A":"1"},"ENVIRONMENT":null,"stage_runtime_ID":7,"n":1e400}`,
+		`{"egress_policy":{"username":"u","Password":"p:@"},"Egress_Policy":{"proxy_url":"http://x"},"image":"i","secrets":["p:@"]}`,
 		"{\"\\u0045nvironment\":{\"\\ud800\":\"\xff\"},\"\":\"\"}", `{"a":{"a":[{"b":"}"}]},"working_dir":5}`,
 	} {
 		f.Add([]byte(seed), "KEY", "value")
 	}
-	edited := []string{"environment", "working_dir", "stage_runtime_id", "volumes"}
+	edited := []string{"environment", "working_dir", "stage_runtime_id", "volumes", "egress_policy", "secrets", "envs", "process_config"}
 	f.Fuzz(func(t *testing.T, raw []byte, key, value string) {
 		e := testEdits(t)
 		exported := map[string]string{key: value}
@@ -232,6 +250,10 @@ func FuzzEdits(f *testing.F) {
 			}
 		}
 		check("setup", e.Setup)
+		e.Egress = server.Egress{NoProxy: "localhost", BundleVars: []string{key}, CAVars: []string{value}}
+		on := pool.Instance{OS: "linux", Proxy: "http://proxy.example.com:3128", ProxyCA: true}
+		check("setup behind a proxy", func(r json.RawMessage) (json.RawMessage, error) { return e.FitSetup(r, on) })
+		check("step behind a proxy", func(r json.RawMessage) (json.RawMessage, error) { return e.FitStep(r, on) })
 		check("step", func(r json.RawMessage) (json.RawMessage, error) {
 			out, err := e.Step(r, exported)
 			if err == nil {

@@ -113,6 +113,7 @@ func (s *Server) setupRequest(req api.SetupRequest) (pool.SetupRequest, agentapi
 		Timeout: span(req.Timeout, time.Millisecond),
 		Known:   known(req.InstanceInfo),
 		Body:    body,
+		Fit:     s.c.Edits.FitSetup,
 		Digest:  digest(req.SetupRequest),
 	}
 	in.Want.Labels = labels(req.Tags)
@@ -225,6 +226,7 @@ func setupResponse(res pool.SetupResult) api.SetupResponse {
 			CACert:            i.Identity.CACert,
 			TLSKey:            i.Identity.Key,
 			TLSCert:           i.Identity.Cert,
+			ProxyURL:          i.Proxy,
 		},
 	}
 }

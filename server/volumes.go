@@ -30,16 +30,20 @@ func ParseVolumes(items []string) (volumes []Volume, warnings []string) {
 			warnings = append(warnings, fmt.Sprintf("DRONE_RUNNER_VOLUMES: %q is left out, it is not of the form src:dest or src:dest:ro", item))
 			continue
 		}
-		h := fnv.New32a()
-		_, _ = h.Write([]byte(source)) // a hash never fails
-		volumes = append(volumes, Volume{
-			Name:     fmt.Sprintf("%s%d", strings.ReplaceAll(path.Base(source), ".", "-"), h.Sum32()),
-			Source:   source,
-			Target:   target,
-			ReadOnly: readOnly,
-		})
+		volumes = append(volumes, newVolume(source, target, readOnly))
 	}
 	return volumes, warnings
+}
+
+func newVolume(source, target string, readOnly bool) Volume {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(source)) // a hash never fails
+	return Volume{
+		Name:     fmt.Sprintf("%s%d", strings.ReplaceAll(path.Base(source), ".", "-"), h.Sum32()),
+		Source:   source,
+		Target:   target,
+		ReadOnly: readOnly,
+	}
 }
 
 // setup is the volume as the agent's setup knows it.

@@ -170,7 +170,7 @@ func makeKey(path string) error {
 	if err := writeKey(tmp, key); err != nil {
 		return err
 	}
-	defer os.Remove(tmp)
+	defer func() { _ = os.Remove(tmp) }() // nothing but a file too many
 	if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
 		// File systems without hard links: exclusive all the same.
 		if err := writeKey(path, key); err != nil && !errors.Is(err, fs.ErrExist) {

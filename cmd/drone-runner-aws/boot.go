@@ -13,6 +13,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/env"
 	"github.com/vm-runner/drone-runner-aws/internal/userdata"
 	"github.com/vm-runner/drone-runner-aws/pool"
+	"github.com/vm-runner/drone-runner-aws/server"
 )
 
 // releases is where this program's agents are published, version by version.
@@ -57,6 +58,13 @@ func bootScripts(c env.Config) (*userdata.Renderer, error) {
 		return nil, fmt.Errorf("DRONE_LITE_ENGINE_PATH, DRONE_LITE_ENGINE_FALLBACK_PATH, RUNNER_AGENT_SHA256: %w", err)
 	}
 	return r, nil
+}
+
+// egress is what stages on machines with a proxy are told.
+func egress(c env.Config) server.Egress {
+	return server.Egress{
+		NoProxy: c.Boot.EgressNoProxy, BundleVars: c.Boot.EgressBundleVars, CAVars: c.Boot.EgressCAVars,
+	}
 }
 
 // agentDir is the folder agents are served from.

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
 	"github.com/vm-runner/drone-runner-aws/internal/env"
+	"github.com/vm-runner/drone-runner-aws/internal/peers"
 	"github.com/vm-runner/drone-runner-aws/internal/poolfile"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/server"
@@ -91,8 +93,9 @@ type delegate struct {
 	dir  string
 	file string
 
-	server *server.Server
-	allow  *server.AllowList
+	server   *server.Server
+	progress *server.ServiceSink
+	allow    *server.AllowList
 	// extra are the networks of DRONE_HTTP_ALLOW.
 	extra []netip.Prefix
 	// witness knows when the store was last alive, nil for Postgres.
@@ -138,12 +141,20 @@ func (d *delegate) serve(ctx context.Context) error {
 		defer stopServing()
 		return d.engine(ctx, running, address)
 	})
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	last, giveUp := context.WithTimeout(context.WithoutCancel(ctx), progressGrace)
+	defer giveUp()
+	d.progress.Close(last)
+	if err != nil {
 		return err
 	}
 	d.log.Info("stopped; machines are left as they are")
 	return nil
 }
+
+// progressGrace is how long the last lines of setups may take to their log
+// services after the stop.
+const progressGrace = 5 * time.Second
 
 // listenAdmin opens the admin socket. Replicas on one host may share a data
 // directory: the first has the ordinary name, each other one the next number.
@@ -174,7 +185,7 @@ func adminSocket(n int) string {
 
 func (d *delegate) newServer() error {
 	var err error
-	if d.extra, err = server.ParseAllow(d.cfg.HTTPAllow); err != nil {
+	if d.extra, err = peers.Parse(d.cfg.HTTPAllow); err != nil {
 		return err
 	}
 	poolMap, err := server.ParsePoolMap(d.cfg.PoolMap)
@@ -185,10 +196,11 @@ func (d *delegate) newServer() error {
 	for _, w := range warnings {
 		d.log.Warn("an item of DRONE_RUNNER_VOLUMES is left out", "why", w)
 	}
-	d.allow = server.NewAllowList(server.AllowConfig{Extra: d.extra, Container: server.InContainer()})
+	d.allow = server.NewAllowList(server.AllowConfig{Extra: d.extra, Container: peers.InContainer()})
+	d.progress = server.NewServiceSink(d.log, server.LogSink(d.log))
 	d.server = server.New(server.Config{
-		Service: server.Starting("pool file", "store", "drivers"), Log: d.log, Allow: d.allow,
-		Edits: server.Edits{Volumes: volumes}, PoolMap: poolMap, FallbackPools: d.cfg.FallbackPools,
+		Service: server.Starting("pool file", "store", "drivers"), Log: d.log, Allow: d.allow, Progress: d.progress,
+		Edits: server.Edits{Volumes: volumes, Egress: egress(d.cfg)}, PoolMap: poolMap, FallbackPools: d.cfg.FallbackPools,
 		Version: versionText(),
 	})
 	return nil
@@ -221,7 +233,7 @@ func (d *delegate) engine(starting, running context.Context, address string) (er
 	m, err := pool.New(starting, pool.ManagerConfig{
 		Store: st, Agent: agent, Boot: boot, Pools: cfg.Pools, Open: open.open,
 		Solo:       !d.shared(),
-		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(), Environment: d.cfg.Environment,
+		NamePrefix: d.cfg.RunnerName, ServerName: d.serverName(), Environment: d.cfg.Environment, ProxyCA: d.cfg.Boot.EgressCACert != "",
 		KeepDrifted: d.cfg.ReusePool, Timeouts: timeouts(d.cfg), Witness: d.witness, Log: d.log,
 	})
 	if err != nil {
@@ -328,7 +340,7 @@ func (d *delegate) banner(cfg pool.Config, open *opener, address string) {
 		d.log.Warn("THE DATA DIRECTORY DOES NOT LAST: it lies on "+kind+", and the next container or boot will not find its machines; mount a volume and put the pool file there, or name a folder with --data-dir", //nolint:sloglint // one of two texts
 			"data", d.dir)
 	}
-	if len(open.lasting) > 0 && server.InContainer() {
+	if len(open.lasting) > 0 && peers.InContainer() {
 		d.log.Warn("local machines end with this container; run the program on the host for machines that outlive it", "pools", open.lasting)
 	}
 	if len(open.passing) > 0 {

@@ -252,6 +252,10 @@ func (x *examination) run(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var loops errgroup.Group
 	loops.Go(func() error { return m.Run(running) })
+	// First, so that nothing of it takes the place of what is made now; but a
+	// cloud that does not let go of it must not keep the pools from being tried.
+	earlier := x.takeOver(ctx, m)
+	cleaned := x.cleanUp(ctx, m, earlier, min(firstCleaning, x.timeout))
 	failed := 0
 	for _, p := range x.tried {
 		if ctx.Err() != nil {
@@ -263,7 +267,9 @@ func (x *examination) run(ctx context.Context) error {
 			failed++
 		}
 	}
-	x.cleanUp(context.WithoutCancel(ctx), m)
+	if !cleaned {
+		x.cleanUp(context.WithoutCancel(ctx), m, earlier, cleaning)
+	}
 	stop()
 	if err := loops.Wait(); err != nil {
 		return err
@@ -323,7 +329,7 @@ func (x *examination) pool(ctx context.Context, m *pool.Manager, open *opener, p
 		begun := time.Now()
 		c := check{Pool: p.Name, Part: "clean-up", OK: true, Detail: "destroyed, and confirmed by the cloud"}
 		if err := end(context.WithoutCancel(ctx), m, lease); err != nil {
-			c.OK, c.Detail, c.Fix = false, err.Error(), "run doctor again: it goes on with it; the machine's name begins with doctor-"
+			c.OK, c.Detail, c.Fix = false, err.Error(), again
 		}
 		x.say(c, begun)
 	}()
@@ -331,6 +337,9 @@ func (x *examination) pool(ctx context.Context, m *pool.Manager, open *opener, p
 		x.step(ctx, m, p, lease)
 	}
 }
+
+// again is what to do about a machine that is not destroyed yet.
+const again = "run doctor again: it goes on with it; the machine's name begins with doctor-"
 
 func (x *examination) credentials(ctx context.Context, open *opener, p pool.PoolConfig) bool {
 	begun := time.Now()
@@ -462,8 +471,13 @@ func end(ctx context.Context, m *pool.Manager, lease string) error {
 	return gone(ctx, m, pool.InstanceQuery{Lease: lease, Live: true, Limit: 10})
 }
 
-// cleaning is how long the cloud may take to end a machine.
-const cleaning = 10 * time.Minute
+// How long the cloud may take to end machines.
+const (
+	cleaning = 10 * time.Minute
+	// firstCleaning is for those of earlier runs, before the pools are tried, where
+	// --timeout leaves so much.
+	firstCleaning = 2 * time.Minute
+)
 
 func gone(ctx context.Context, m *pool.Manager, q pool.InstanceQuery) error {
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -484,18 +498,58 @@ func gone(ctx context.Context, m *pool.Manager, q pool.InstanceQuery) error {
 	}
 }
 
-// cleanUp destroys what runs before this one could not.
-func (x *examination) cleanUp(ctx context.Context, m *pool.Manager) {
-	leases, err := m.Leases(ctx, pool.LeaseQuery{Live: true, Limit: 100})
-	if err != nil || len(leases) == 0 {
-		return
+// earlierRun is what runs before this one could not destroy.
+type earlierRun struct {
+	machines int
+	err      error // it cannot be told, or destroying it was not even begun
+	begun    time.Time
+}
+
+// takeOver begins to destroy what runs before this one could not: also a machine
+// whose lease had ended when its run was killed, which the engine goes on with.
+func (x *examination) takeOver(ctx context.Context, m *pool.Manager) earlierRun {
+	e := earlierRun{begun: time.Now()}
+	left, err := m.Instances(ctx, everyMachine)
+	if err != nil {
+		e.err = err
+		return e
 	}
-	begun := time.Now()
-	c := check{Part: "clean-up", OK: true, Detail: fmt.Sprintf("%s of an earlier run destroyed", count(len(leases), "machine"))}
+	if e.machines = len(left); e.machines > 0 && !x.json {
+		fmt.Fprintf(x.p.stderr, "an earlier run was interrupted: %s to destroy first\n", count(e.machines, "machine"))
+	}
+	leases, err := m.Leases(ctx, pool.LeaseQuery{Live: true, Limit: everyMachine.Limit})
+	e.err = err
 	for _, l := range leases {
-		if err := end(ctx, m, l.ID); err != nil {
-			c.OK, c.Detail = false, err.Error()
+		e.err = errors.Join(e.err, m.Destroy(ctx, pool.DestroyRequest{Lease: l.ID}))
+	}
+	return e
+}
+
+var everyMachine = pool.InstanceQuery{Live: true, Limit: 1000}
+
+// cleanUp waits until the cloud has confirmed the end of what an earlier run left,
+// at most so long. It tells how that went, and returns true, unless it is to be
+// waited for once more.
+func (x *examination) cleanUp(ctx context.Context, m *pool.Manager, e earlierRun, wait time.Duration) bool {
+	if e.machines == 0 && e.err == nil {
+		return true
+	}
+	c := check{Part: "clean-up", OK: true, Detail: count(e.machines, "machine") + " of an earlier run destroyed"}
+	err := e.err
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		err = gone(ctx, m, everyMachine)
+		cancel()
+		if err != nil && wait < cleaning {
+			if !x.json {
+				fmt.Fprintln(x.p.stderr, "still being destroyed: "+err.Error())
+			}
+			return false
 		}
 	}
-	x.say(c, begun)
+	if err != nil {
+		c.OK, c.Detail, c.Fix = false, err.Error(), again
+	}
+	x.say(c, e.begun)
+	return true
 }

@@ -50,8 +50,10 @@ var remedies = []remedy{
 	{driver: "qemu", phase: "create", kind: "invalid", fix: "make the image (drone-runner-aws image build tiny; drone-runner-aws image ls shows what is there) or name another"},
 	{driver: "qemu", phase: "create", kind: "capacity", fix: "free memory or disk on this host, or give machines less (spec.memory_mb)"},
 
-	{driver: "google", kind: "auth", text: "serviceaccount", fix: "let the runner's account use the machines' service account (roles/iam.serviceAccountUser), or set spec.account.no_service_account: true"},
+	{driver: "google", kind: "auth", text: "iam.serviceaccounts", fix: "let the runner's account use the machines' service account (roles/iam.serviceAccountUser), or set spec.account.no_service_account: true"},
+	{driver: "google", kind: "auth", text: "access to service account", fix: "let the runner's account use the machines' service account (roles/iam.serviceAccountUser), or set spec.account.no_service_account: true"},
 	{driver: "google", kind: "auth", fix: "give the account of spec.account.json_path, or of this host, the rights in docs/drivers.md (roles/compute.instanceAdmin.v1 has them), and see that the Compute Engine API is enabled in the project"},
+	{driver: "google", phase: "ping", kind: "invalid", fix: "spec.account.project_id must be the id of a project this account can see, not its name or number, and spec.zone zones of it"},
 	{driver: "google", phase: "ping", kind: "not_found", fix: "spec.account.project_id names no project this account can see; write its id, not its name or number"},
 	{driver: "google", kind: "quota", fix: "ask for more quota in the region (Console: IAM & Admin, Quotas), name a smaller machine_type, or lower limit"},
 	{driver: "google", kind: "capacity", fix: "name more zones in spec.zone, or another machine_type"},

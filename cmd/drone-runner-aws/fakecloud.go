@@ -118,7 +118,7 @@ func (p *program) sayRehearsal(name, address string, cloud rehearsed) {
 	for _, v := range append(cloud.variables, "DRONE_LITE_ENGINE_PATH="+rehearsalAgents) {
 		fmt.Fprintf(p.stderr, "   export %s\n", strings.ReplaceAll(v, "ADDRESS", address))
 	}
-	fmt.Fprintf(p.stderr, "   drone-runner-aws delegate --pool examples/rehearsal-%s.yml\n\n", name)
+	fmt.Fprintf(p.stderr, "   drone-runner-aws setup      # one machine, to see that all is well\n   drone-runner-aws delegate --pool examples/rehearsal-%s.yml\n\n", name)
 }
 
 // serveAgent is what machines can download: the agent and its checksum, as a

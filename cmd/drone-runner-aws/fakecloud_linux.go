@@ -109,7 +109,8 @@ func rehearseGCE(network netip.Prefix, served map[string]string, realTimes bool,
 		Wakes: func(m gce.Machine) { ground.Wake(m.ID) },
 		Gone:  func(m gce.Machine) { ground.Gone(m.ID); roll.forget(m.ID) },
 		Address: func(m gce.Machine) (internal, external netip.Addr) {
-			return ground.Address(m.ID), netip.Addr{}
+			address := ground.Address(m.ID)
+			return address, address
 		},
 	}
 	if !realTimes {
@@ -130,7 +131,7 @@ func rehearseGCE(network netip.Prefix, served map[string]string, realTimes bool,
 				roll.consoles(ground, cloud.Console)
 			}
 		},
-		variables: []string{"RUNNER_GOOGLE_ENDPOINT=http://ADDRESS"},
+		variables: []string{"RUNNER_GOOGLE_ENDPOINT=http://ADDRESS", "GOOGLE_PROJECT_ID=rehearsal", "GOOGLE_ZONE=us-central1-a"},
 	}, nil
 }
 
@@ -163,16 +164,17 @@ func rehearseEC2(network netip.Prefix, served map[string]string, realTimes bool,
 				ground.Wake(m.ID)
 				return
 			}
-			ground.Boot(rehearsal.Machine{Key: m.ID, UserData: m.UserData})
+			ground.Boot(rehearsal.Machine{Key: m.ID, UserData: m.UserData, Disks: ec2Disks(m)})
 		},
+		Attaches: func(m ec2.Machine, v ec2.Volume) { ground.Attach(m.ID, rehearsal.Disk{ID: v.ID, Device: v.Device}) },
 		Halts: func(m ec2.Machine) {
-			if _, state, ok := cloud.Machine(m.ID); ok && state != "shutting-down" && state != "terminated" {
-				ground.Halt(m.ID)
+			if m.Asleep {
+				ground.Sleep(m.ID)
 				return
 			}
-			ground.Gone(m.ID)
-			roll.forget(m.ID)
+			ground.Halt(m.ID)
 		},
+		Gone: func(m ec2.Machine) { ground.Gone(m.ID); roll.forget(m.ID) },
 		Addresses: func(m ec2.Machine) (public, private string) {
 			address := ground.Address(m.ID).String()
 			return address, address
@@ -200,6 +202,15 @@ func rehearseEC2(network netip.Prefix, served map[string]string, realTimes bool,
 			"AWS_ENDPOINT_URL=http://ADDRESS", "AWS_ACCESS_KEY_ID=rehearsal", "AWS_SECRET_ACCESS_KEY=rehearsal", "AWS_REGION=us-east-1",
 		},
 	}, nil
+}
+
+// ec2Disks are a machine's volumes beside its root.
+func ec2Disks(m ec2.Machine) []rehearsal.Disk {
+	var disks []rehearsal.Disk
+	for _, v := range m.Volumes {
+		disks = append(disks, rehearsal.Disk{ID: v.ID, Device: v.Device})
+	}
+	return disks
 }
 
 // autoAMI is the parameter that names the newest Ubuntu.

@@ -29,7 +29,7 @@ func (p *program) imageCommand() *cli.Command {
 			{
 				Name:      "build",
 				Usage:     "make one of the images that are built here",
-				ArgsUsage: "tiny|debian",
+				ArgsUsage: "tiny|debian|debian-docker",
 				Description: `Makes an image local machines boot from. One that is there already, with the same
 agent, stays as it is.
 
@@ -39,7 +39,8 @@ is downloaded twice, and no root is needed.
 
 debian is a Debian system on a disk: systemd, cloud-init, openssh-server, git,
 curl, ca-certificates and the agent. It is put together by mmdebstrap, mke2fs and
-qemu-img in about two minutes and needs root.
+qemu-img in about two minutes and needs root. debian-docker is the same with a
+Docker daemon, for steps in containers.
 
    drone-runner-aws image build tiny
    sudo drone-runner-aws image build debian --data-dir .run --mirror http://mirror.example.com/debian
@@ -182,14 +183,18 @@ func (p *program) imageBuild(c *cli.Context) error {
 	if c.NArg() == 1 {
 		name = c.Args().First()
 	}
-	for _, f := range []struct{ image, flag, variable string }{
-		{image.Tiny, "kernel-url", "RUNNER_KERNEL_URL"},
-		{image.Tiny, "busybox-url", "RUNNER_BUSYBOX_URL"},
-		{image.Debian, "mirror", "RUNNER_DEBIAN_MIRROR"},
-		{image.Debian, "suite", "RUNNER_DEBIAN_SUITE"},
+	for _, f := range []struct {
+		image          string
+		fits           bool
+		flag, variable string
+	}{
+		{image.Tiny, name == image.Tiny, "kernel-url", "RUNNER_KERNEL_URL"},
+		{image.Tiny, name == image.Tiny, "busybox-url", "RUNNER_BUSYBOX_URL"},
+		{image.Debian, image.IsDebian(name), "mirror", "RUNNER_DEBIAN_MIRROR"},
+		{image.Debian, image.IsDebian(name), "suite", "RUNNER_DEBIAN_SUITE"},
 	} {
 		// A variable is there for whichever image needs it.
-		if name != f.image && c.IsSet(f.flag) && os.Getenv(f.variable) == "" {
+		if !f.fits && c.IsSet(f.flag) && os.Getenv(f.variable) == "" {
 			return usagef(c, "--%s is for the image %s, and this is %s", f.flag, f.image, name)
 		}
 	}

@@ -51,7 +51,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "await": await, "post": post, "get": get, "terminate": terminate,
+			"exits": exits, "await": await, "post": post, "meanwhile": meanwhile, "get": get, "terminate": terminate,
 		},
 	})
 }
@@ -160,6 +160,21 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: post PATH JSON")
 	}
 	answer(ts, http.MethodPost, args[0], args[1])
+}
+
+// meanwhile posts without waiting for the answer, which nobody reads: whoever
+// asked is there until it comes or the runner ends.
+func meanwhile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: meanwhile PATH JSON")
+	}
+	url := "http://" + ts.Getenv("ADDR") + args[0]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _, _ = request(ts, http.MethodPost, url, args[1])
+	}()
+	ts.Defer(func() { <-done })
 }
 
 func get(ts *testscript.TestScript, neg bool, args []string) {

@@ -31,7 +31,7 @@ func poolTable(w io.Writer, pools []api.Pool) error {
 			name += "*"
 		}
 		problem := p.Problem
-		if o := p.Override; o != nil {
+		if o := p.Override; o != nil && (!o.Stopped || !strings.HasPrefix(problem, "stopped")) { // which is said once
 			problem = strings.TrimSuffix(overrideText(*o)+"; "+problem, "; ")
 		}
 		if p.Failing > 0 {

@@ -66,7 +66,7 @@ func serveIdentity(ctx context.Context, s guestinit.Session, o agent.Options) er
 	}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", guestlink.AgentPort))
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return errors.Join(fmt.Errorf("listen: %w", err), a.Close())
 	}
 	s.Ready()
 	return a.Serve(ctx, ln, conf)

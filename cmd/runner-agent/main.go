@@ -69,7 +69,7 @@ func meansHost(args []string) bool {
 func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 	server := serverCommand(stderr)
 	if meansHost(args) {
-		server.Action = hostAction
+		server = hostCommand("server", stderr)
 	}
 	wrong := func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 	app := &cli.App{
@@ -81,7 +81,7 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {},
 		OnUsageError:    wrong,
-		Commands:        []*cli.Command{server, hostCommand(), certsCommand(), initCommand(), guestCommand()},
+		Commands:        []*cli.Command{server, hostCommand("host", stderr), certsCommand(), initCommand(), guestCommand()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("unknown command %q; see runner-agent --help", c.Args().First())}
@@ -91,6 +91,9 @@ func newApp(args []string, stdout, stderr io.Writer) *cli.App {
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = wrong
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = wrong
+		}
 	}
 	return app
 }

@@ -32,9 +32,9 @@ func TestCommandLine(t *testing.T) { // not parallel: urfave/cli shares its own 
 		{name: "no command", args: []string{"runner-agent"}, out: "COMMANDS"},
 		{name: "unknown command", args: []string{"runner-agent", "dance"}, code: 2, err: `unknown command "dance"`},
 		{name: "unknown flag", args: []string{"runner-agent", "server", "--nope"}, code: 2, err: "nope"},
-		{name: "host", args: []string{"runner-agent", "host"}, code: 2, err: "not built in yet"},
-		{name: "server under the local runner's name", args: []string{"/opt/harness-docker-runner-linux-amd64", "server", "--env-file", "x"}, code: 2, err: "not built in yet"},
-		{name: "server under the local runner's name on Windows", args: []string{`C:\x\harness-docker-runner-windows-amd64.exe`, "server"}, code: 2, err: "not built in yet"},
+		{name: "the local runner's help", args: []string{"runner-agent", "host", "--help"}, out: "CI_MOUNT_VOLUMES"},
+		{name: "server under the local runner's name", args: []string{"/opt/harness-docker-runner-linux-amd64", "server", "--bind", ":1"}, code: 1, err: "DRONE_HTTP_ALLOW"},
+		{name: "server under the local runner's name on Windows", args: []string{`C:\x\harness-docker-runner-windows-amd64.exe`, "server", "--bind", ":1"}, code: 1, err: "DRONE_HTTP_ALLOW"},
 		{name: "init as an ordinary process", args: []string{"runner-agent", "init"}, code: 1, err: "init"},
 		{name: "a broken env file", args: []string{"lite-engine-linux-amd64", "server", "--env-file", "testdata/broken.env"}, code: 1, err: "env file testdata/broken.env"},
 		{name: "a setting of the wrong type", args: []string{"runner-agent", "server", "--env-file", "testdata/wrong.env"}, code: 1, err: `SERVER_INSECURE is "perhaps", want true or false`},
@@ -188,7 +188,7 @@ func TestServerWaitsForItsCertificatesAndStopsWhenTold(t *testing.T) { // not pa
 	}
 }
 
-func certsClient(t *testing.T, dir string) *http.Client {
+func certsClient(t testing.TB, dir string) *http.Client {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "server-cert.pem"), filepath.Join(dir, "server-key.pem"))
 	if err != nil {

@@ -37,7 +37,8 @@ func serverCommand(stderr io.Writer) *cli.Command {
 		Description: "Settings are variables, bare or with the prefix SERVER_, which wins: HTTPS_BIND (" + defaultBind + "),\n" +
 			"SERVER_CERT_FILE (" + defaultCert + "), SERVER_KEY_FILE (" + defaultKey + "),\n" +
 			"CLIENT_CERT_FILE (the CA clients are checked against, " + defaultCA + "), SERVER_INSECURE, DEBUG, TRACE,\n" +
-			"HARNESS_WORKDIR (moves the shared folder /tmp/engine), " + stateDirVariable + ".",
+			"HARNESS_WORKDIR (moves the shared folder /tmp/engine), " + stateDirVariable + ";\n" +
+			"for steps in containers DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_API_VERSION.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "env-file", Value: defaultEnvFile, Usage: "file of variables that win over the environment"},
 		},
@@ -75,6 +76,7 @@ func serve(ctx context.Context, envFile string, stderr io.Writer) error {
 		SharedDir: agent.DefaultSharedDir(set.lookup("HARNESS_WORKDIR")),
 		StateDir:  set.lookup(stateDirVariable),
 		Env:       set.environ(),
+		StepClock: true,
 		Log:       log,
 	})
 	if err != nil {

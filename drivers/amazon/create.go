@@ -31,10 +31,7 @@ func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 	if err != nil {
 		return drivers.Ref{}, err
 	}
-	all, err := d.places(&spec, zoneOf(disks))
-	if err != nil {
-		return drivers.Ref{}, err
-	}
+	all := d.places(&spec, zoneOf(disks))
 	if err := d.free(ctx, &spec, disks); err != nil {
 		return drivers.Ref{}, err
 	}

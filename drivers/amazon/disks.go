@@ -61,6 +61,27 @@ func (d *Driver) volumesNamed(ctx context.Context, names []string) (all []types.
 	return all, nil
 }
 
+// volumesSurely reads the persistent disks of a machine. One that may exist and
+// is not listed is looked for until it would be: another made meanwhile would
+// hide it, and what is on it.
+func (d *Driver) volumesSurely(ctx context.Context, specs []drivers.DiskSpec, names []string) ([]types.Volume, error) {
+	for end := time.Now().Add(d.timing.lag); ; {
+		all, err := d.volumesNamed(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		missing := slices.ContainsFunc(specs, func(s drivers.DiskSpec) bool {
+			return s.MayExist && !slices.ContainsFunc(all, func(v types.Volume) bool { return plain(v.Tags)[tagDisk] == s.Name })
+		})
+		if !missing || !time.Now().Before(end) {
+			return all, nil
+		}
+		if err := sleep(ctx, d.timing.quick); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // disksFor finds those of a machine's disks that exist, by name. They decide
 // the zone, so they must agree on one.
 func (d *Driver) disksFor(ctx context.Context, specs []drivers.DiskSpec) (map[string]*types.Volume, error) {
@@ -77,7 +98,7 @@ func (d *Driver) disksFor(ctx context.Context, specs []drivers.DiskSpec) (map[st
 		}
 		names = append(names, s.Name)
 	}
-	all, err := d.volumesNamed(ctx, names)
+	all, err := d.volumesSurely(ctx, specs, names)
 	if err != nil {
 		return nil, err
 	}

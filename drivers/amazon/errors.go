@@ -3,6 +3,7 @@
 package amazon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,13 +137,26 @@ func (d *Driver) short(err error, call, code string) error {
 	}
 	api, _ := errors.AsType[smithy.APIError](err)
 	text := fmt.Sprintf("%s in %s: %s: %s", call, d.region, code, strings.TrimSpace(api.ErrorMessage()))
-	switch hint := hints[code]; {
+	switch hint := cmp.Or(hints[code], valueHint(code, api.ErrorMessage())); {
 	case hint != "":
 		text = strings.TrimSuffix(text, ".") + "; " + hint
 	case code == "UnauthorizedOperation" || code == "AccessDeniedException" || code == "AccessDenied":
 		text = strings.TrimSuffix(text, ".") + "; allow the action to the credentials' role or user, see docs/drivers.md"
 	}
 	return &cloudError{text, err}
+}
+
+// valueHint is what to do about a value that EC2 names in its message alone.
+func valueHint(code, message string) string {
+	switch {
+	case code != "InvalidParameterValue":
+		return ""
+	case strings.Contains(message, "InstanceType"):
+		return "check size, size_alt and account.region"
+	case strings.Contains(strings.ToLower(message), "availability zone"):
+		return "check the zone that was asked for, account.availability_zone and network.zone_details"
+	}
+	return ""
 }
 
 // cloudError is an error of the cloud in few words.

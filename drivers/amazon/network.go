@@ -111,8 +111,8 @@ func (d *Driver) findOrMakeGroup(ctx context.Context, vpc string) (string, error
 		return id, nil
 	}
 	if len(d.ingress) == 0 || plain(g.Tags)[tagMade] == "" {
-		d.log.Warn("security group lets nobody call agents; add a rule for tcp 9079 from this runner's network, or set "+drivers.IngressVariable+" before the group is made",
-			"group", id, "name", groupName, "vpc", vpc)
+		d.log.Warn("security group lets nobody call agents; add a rule for tcp 9079 from this runner's network, or set the variable before the group is made",
+			"variable", drivers.IngressVariable, "group", id, "name", groupName, "vpc", vpc)
 		return id, nil
 	}
 	_, err = d.ec2.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: []types.IpPermission{d.permission()}})

@@ -36,7 +36,7 @@ func (d *Driver) sizeOf(spec *drivers.Spec) string { return cmp.Or(spec.MachineT
 // places are the ways to launch a machine in the order they are tried: zone
 // after zone, then the other size, then on demand. A disk that exists leaves
 // its zone alone.
-func (d *Driver) places(spec *drivers.Spec, diskZone string) ([]place, error) {
+func (d *Driver) places(spec *drivers.Spec, diskZone string) []place {
 	sizes := []string{d.sizeOf(spec)}
 	if d.cfg.SizeAlt != "" && sizes[0] == d.cfg.Size && d.cfg.SizeAlt != sizes[0] {
 		sizes = append(sizes, d.cfg.SizeAlt)
@@ -46,10 +46,7 @@ func (d *Driver) places(spec *drivers.Spec, diskZone string) ([]place, error) {
 	if d.cfg.MarketType == "spot" && spec.Tags.Kind != "gitspace" && !spec.Hibernate {
 		markets = []bool{true, false}
 	}
-	zones, err := d.zones(spec, diskZone)
-	if err != nil {
-		return nil, err
-	}
+	zones := d.zones(spec, diskZone)
 	var all []place
 	for _, spot := range markets {
 		for _, size := range sizes {
@@ -58,11 +55,11 @@ func (d *Driver) places(spec *drivers.Spec, diskZone string) ([]place, error) {
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 // zones are where a machine may be, the preferred first.
-func (d *Driver) zones(spec *drivers.Spec, diskZone string) ([]Zone, error) {
+func (d *Driver) zones(spec *drivers.Spec, diskZone string) []Zone {
 	known := d.cfg.Network.ZoneDetails
 	with := func(zone string) Zone {
 		for _, z := range known {
@@ -74,15 +71,15 @@ func (d *Driver) zones(spec *drivers.Spec, diskZone string) ([]Zone, error) {
 	}
 	switch {
 	case diskZone != "":
-		return []Zone{with(diskZone)}, nil
+		return []Zone{with(diskZone)}
 	case spec.Zone != "":
-		return []Zone{with(spec.Zone)}, nil
+		return []Zone{with(spec.Zone)}
 	case len(spec.Zones) > 0:
 		var all []Zone
 		for _, zone := range spec.Zones {
 			all = append(all, with(zone))
 		}
-		return all, nil
+		return all
 	case len(known) > 0:
 		// Each machine begins with another, so that they spread.
 		h := fnv.New32a()
@@ -93,9 +90,9 @@ func (d *Driver) zones(spec *drivers.Spec, diskZone string) ([]Zone, error) {
 			z := known[(first+i)%len(known)]
 			all = append(all, Zone{z.AvailabilityZone, z.SubnetID})
 		}
-		return all, nil
+		return all
 	default:
-		return []Zone{{d.cfg.Account.AvailabilityZone, d.cfg.Network.SubnetID}}, nil
+		return []Zone{{d.cfg.Account.AvailabilityZone, d.cfg.Network.SubnetID}}
 	}
 }
 

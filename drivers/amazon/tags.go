@@ -59,19 +59,18 @@ type tagList struct {
 	has  map[string]bool
 }
 
-func (l *tagList) add(key, value string) bool {
+func (l *tagList) add(key, value string) {
 	switch {
 	case key == "" || l.has[key] || len(l.list) >= allTags:
-		return false
+		return
 	case strings.HasPrefix(strings.ToLower(key), "aws:") || len([]rune(key)) > longestKey:
-		return false
+		return
 	}
 	if l.has == nil {
 		l.has = map[string]bool{}
 	}
 	l.has[key] = true
 	l.list = append(l.list, types.Tag{Key: aws.String(key), Value: aws.String(cut(value))})
-	return true
 }
 
 // addAll adds a map's tags in the order of their keys.

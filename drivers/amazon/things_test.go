@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/google/go-cmp/cmp"
@@ -52,6 +53,33 @@ func TestADiskDecidesTheZone(t *testing.T) {
 		}
 		if left := existing(c); len(left) > 0 {
 			t.Errorf("left behind: %v", left)
+		}
+	})
+}
+
+// TestADiskThatIsNotListedYetIsNotMadeAgain: the machine it was made for ended
+// before anybody saw the disk.
+func TestADiskThatIsNotListedYetIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	bubble(t, fake.Options{Times: fake.Times{Seen: fake.Range{Least: 2 * time.Second, Most: 2 * time.Second}}}, func(t *testing.T, c *fake.Cloud) {
+		d := open(t, c, setup{}, pooled(t, inZones))
+		home := drivers.DiskSpec{Name: "home", SizeGiB: 10}
+		earlier := machine(gitspace, func(s *drivers.Spec) { s.Disks = []drivers.DiskSpec{home} })
+		if _, err := d.makeDisk(t.Context(), &earlier, home, "us-east-1a"); err != nil {
+			t.Fatal(err)
+		}
+		home.MayExist = true
+		next := create(t, d, machine(gitspace, func(s *drivers.Spec) { s.Disks, s.Zone = []drivers.DiskSpec{home}, "us-east-1b" }))
+		if next.Zone != "us-east-1a" {
+			t.Errorf("the machine is in %s, its disk in us-east-1a", next.Zone)
+		}
+		l, err := d.List(t.Context(), drivers.Query{})
+		if err != nil || len(l.Disks) != 1 || l.Disks[0].AttachedTo != next.Name {
+			t.Errorf("disks %+v, %v", l.Disks, err)
+		}
+		destroy(t, d, next)
+		if err := errors.Join(d.DestroyDisks(t.Context(), []drivers.Ref{{Name: home.Name}})...); err != nil {
+			t.Error(err)
 		}
 	})
 }

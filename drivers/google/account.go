@@ -35,8 +35,10 @@ type account struct {
 	operations operations
 	stockouts  stockouts
 	images     images
-	instances  finder[*instance]
-	disks      finder[*disk]
+	// sleepless are the machine types asked about, and why they cannot sleep.
+	sleepless answers[string]
+	instances finder[*instance]
+	disks     finder[*disk]
 
 	mu   sync.Mutex
 	open *clients
@@ -50,6 +52,7 @@ type clients struct {
 	disks      *compute.DisksClient
 	operations *compute.ZoneOperationsClient
 	images     *compute.ImagesClient
+	types      *compute.MachineTypesClient
 	zones      *compute.ZonesClient
 	firewalls  *compute.FirewallsClient
 }
@@ -148,13 +151,14 @@ func (a *account) clients(ctx context.Context) (*clients, error) {
 	}
 	c.endpoint = strings.TrimSuffix(c.endpoint, "/")
 	with := []option.ClientOption{option.WithHTTPClient(c.http), option.WithEndpoint(c.endpoint), option.WithoutAuthentication()}
-	var err [6]error
+	var err [7]error
 	c.instances, err[0] = compute.NewInstancesRESTClient(ctx, with...)
 	c.disks, err[1] = compute.NewDisksRESTClient(ctx, with...)
 	c.operations, err[2] = compute.NewZoneOperationsRESTClient(ctx, with...)
 	c.images, err[3] = compute.NewImagesRESTClient(ctx, with...)
 	c.zones, err[4] = compute.NewZonesRESTClient(ctx, with...)
 	c.firewalls, err[5] = compute.NewFirewallsRESTClient(ctx, with...)
+	c.types, err[6] = compute.NewMachineTypesRESTClient(ctx, with...)
 	if err := errors.Join(err[:]...); err != nil {
 		return nil, fmt.Errorf("clients of compute engine: %w", err)
 	}
@@ -165,6 +169,7 @@ func (a *account) clients(ctx context.Context) (*clients, error) {
 	c.images.CallOptions = &compute.ImagesCallOptions{}
 	c.zones.CallOptions = &compute.ZonesCallOptions{}
 	c.firewalls.CallOptions = &compute.FirewallsCallOptions{}
+	c.types.CallOptions = &compute.MachineTypesCallOptions{}
 	a.open = c
 	return c, nil
 }

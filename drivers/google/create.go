@@ -35,9 +35,16 @@ func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 	now := time.Now()
 	_, before := d.made.of(spec.Name)
 	d.made.note(spec.Name, "", now)
+	asked := before
+	defer func() {
+		if !asked {
+			d.made.unnote(spec.Name, now) // nothing was asked for that could show later
+		}
+	}()
 	if before || now.Sub(spec.Tags.Created) > freshFor {
 		switch i, err := d.a.machineByName(ctx, spec.Name); {
 		case err == nil:
+			asked = true
 			return d.adopt(i, spec)
 		case !errors.Is(err, drivers.ErrNotFound):
 			return drivers.Ref{}, err
@@ -58,6 +65,11 @@ func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 	}
 	d.fw.ensure(ctx, d)
 	machineType := cmp.Or(spec.MachineType, d.spec.MachineType)
+	if spec.Hibernate && len(zones) > 0 {
+		if err := d.mayHibernate(ctx, zones[0], machineType); err != nil {
+			return drivers.Ref{}, err
+		}
+	}
 	spot := d.spec.MarketType == "spot" && spec.Tags.Kind != kindGitspace
 	left := attempts(zones, spot, func(zone string, spot bool) (time.Time, bool) {
 		return d.a.stockouts.since(scarce{zone, machineType, spot}, now)
@@ -75,6 +87,7 @@ func (d *Driver) Create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 			have.missing, left = nil, inZone(left, at.zone)
 		}
 		what := scarce{at.zone, machineType, at.spot}
+		asked = true
 		ref, err := d.insert(ctx, d.resource(spec, at, network, f), at, spec)
 		if err == nil {
 			d.a.stockouts.clear(what)

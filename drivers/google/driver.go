@@ -164,6 +164,15 @@ func (m *made) mark(name string, what func(a *asked)) {
 	}
 }
 
+// unnote takes back a note, unless another was made since.
+func (m *made) unnote(name string, when time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.at[name].when.Equal(when) {
+		delete(m.at, name)
+	}
+}
+
 func (m *made) forget(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -67,13 +67,13 @@ func explain(err error) error {
 	case api.Code == http.StatusUnauthorized:
 		return fail(text+"; give credentials that are valid: account.json_path, or what `gcloud auth application-default login` makes", drivers.ErrAuth, err)
 	case reason == "quotaExceeded":
-		return fail(text+"; ask for more quota, or lower the pool's limit", drivers.ErrQuota, err)
+		return fail(text+moreQuota, drivers.ErrQuota, err)
 	case reason == "accessNotConfigured":
 		return fail(text, drivers.ErrAuth, err)
 	case api.Code == http.StatusForbidden:
 		return fail(text+"; grant the runner's account roles/compute.instanceAdmin.v1, to images roles/compute.imageUser, and roles/iam.serviceAccountUser if machines have a service account", drivers.ErrAuth, err)
 	case api.Code == http.StatusNotFound:
-		return fail(text, drivers.ErrNotFound, err)
+		return fail(text+keyHint(api.Message), drivers.ErrNotFound, err)
 	case api.Code == http.StatusConflict && reason == "alreadyExists":
 		return fail(text, errExists, err)
 	case reason == "resourceInUseByAnotherResource":
@@ -89,8 +89,33 @@ func explain(err error) error {
 	case api.Code == http.StatusConflict || api.Code == http.StatusPreconditionFailed:
 		return fail(text, err) // somebody else changed it: transient
 	default:
-		return fail(text, drivers.ErrInvalid, err)
+		return fail(text+keyHint(api.Message), drivers.ErrInvalid, err)
 	}
+}
+
+// keys are the pool file's words for what the cloud's messages name; the first
+// that fits is taken. The cloud has no code for them.
+var keys = []struct{ text, key string }{
+	{"find project", "account.project_id"},
+	{"resource.machineType'", "machine_type (size, and a variant's own), which must be one of the zone's"},
+	{"field 'zone'", "zone, and the zone the request asks for"},
+	{".subnetwork'", "subnetwork (or networks)"},
+	{".network'", "network (or networks)"},
+	{"serviceAccounts[", "account.service_account_email"},
+	{"initializeParams.diskType'", "disk.type"},
+	{"initializeParams.diskSizeGb'", "disk.size"},
+	{"initializeParams.sourceImage'", "image"},
+}
+
+// keyHint names the key to look at, "" if the message names no field of a machine
+// that a key stands for.
+func keyHint(message string) string {
+	for _, k := range keys {
+		if strings.Contains(message, k.text) {
+			return "; check " + k.key
+		}
+	}
+	return ""
 }
 
 // errorInfo is the reason and the metadata of the google.rpc.ErrorInfo in an
@@ -161,9 +186,15 @@ func failed(zone string, op *computepb.Operation) error {
 		k.Err = errors.New(text)
 		return k
 	default:
+		if errors.Is(kind, drivers.ErrQuota) {
+			text += moreQuota
+		}
 		return fail(text, kind)
 	}
 }
+
+// moreQuota is what to do about a quota.
+const moreQuota = "; ask for more quota, or lower the pool's limit"
 
 // kindOf is the kind of one error of an operation, nil if it is transient.
 func kindOf(zone string, e *computepb.Errors, status int) error {

@@ -265,6 +265,17 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		}
 		contains(t, err, "gcloud compute images list")
 	})
+	// Nothing was asked for, so there is nothing to wait for.
+	bubble(t, gce.Options{}, func(t *testing.T, c *gce.Cloud) {
+		d, spec := open(t, c, small), machine(func(s *drivers.Spec) { s.Image = "nosuch" })
+		if _, err := d.Create(t.Context(), spec); err == nil {
+			t.Error("made")
+		}
+		begun := time.Now()
+		if err := d.Destroy(t.Context(), []drivers.Ref{{Name: spec.Name}}, drivers.DestroyOptions{})[0]; err != nil || time.Since(begun) > time.Second {
+			t.Errorf("the end of a machine that was never asked for: %v after %s", err, time.Since(begun))
+		}
+	})
 }
 
 // Credentials that are none are said at the first call, which asks nobody.

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"cloud.google.com/go/compute/apiv1/computepb"
 
@@ -51,70 +49,16 @@ type features struct {
 // images remembers what images allow. It is safe for concurrent use.
 type images struct {
 	a     *account
-	mu    sync.Mutex
-	known map[string]knownImage
-	// asked are the questions under way, by path.
-	asked map[string]*askedImage
+	known answers[features]
 }
-
-// askedImage is a question whose answer serves everybody who has it meanwhile.
-type askedImage struct {
-	done chan struct{}
-	features
-	err error
-	// left: who asked has gone, and the error says nothing of the image.
-	left bool
-}
-
-type knownImage struct {
-	features
-	at time.Time
-}
-
-// How long that is remembered, of how many images.
-const (
-	imagesFor  = time.Hour
-	mostImages = 256
-)
 
 // features asks what an image allows. One that may be used and not looked at
 // allows nothing beyond what the cloud gives it by itself.
 func (m *images) features(ctx context.Context, path string) (features, error) {
-	for {
-		m.mu.Lock()
-		if known, ok := m.known[path]; ok && time.Since(known.at) < imagesFor {
-			m.mu.Unlock()
-			return known.features, nil
-		}
-		q := m.asked[path]
-		if q == nil {
-			q = &askedImage{done: make(chan struct{})}
-			if m.asked == nil {
-				m.asked = map[string]*askedImage{}
-			}
-			m.asked[path] = q
-			m.mu.Unlock()
-			q.features, q.err = m.ask(ctx, path)
-			q.left = ctx.Err() != nil
-			m.mu.Lock()
-			delete(m.asked, path)
-			m.mu.Unlock()
-			close(q.done)
-			return q.features, q.err
-		}
-		m.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return features{}, context.Cause(ctx)
-		case <-q.done:
-		}
-		if !q.left {
-			return q.features, q.err
-		}
-	}
+	return m.known.of(ctx, path, func(ctx context.Context) (features, error) { return m.ask(ctx, path) })
 }
 
-// ask asks the cloud, and remembers its answer.
+// ask asks the cloud.
 func (m *images) ask(ctx context.Context, path string) (features, error) {
 	parts := strings.Split(path, "/")
 	name, family := parts[len(parts)-1], len(parts) == 6 && parts[4] == "family"
@@ -145,11 +89,5 @@ func (m *images) ask(ctx context.Context, path string) (features, error) {
 		f.shielded = slices.ContainsFunc(img.GetGuestOsFeatures(), func(g *computepb.GuestOsFeature) bool { return g.GetType() == "UEFI_COMPATIBLE" })
 		f.signed = f.shielded && slices.Contains(vendors, parts[1])
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.known == nil || len(m.known) >= mostImages {
-		m.known = map[string]knownImage{}
-	}
-	m.known[path] = knownImage{f, time.Now()}
 	return f, nil
 }

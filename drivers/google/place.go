@@ -3,7 +3,6 @@
 package google
 
 import (
-	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
@@ -24,31 +23,6 @@ func regionOf(zone string) string {
 		return zone[:i]
 	}
 	return zone
-}
-
-// networkOf is the network a machine is made in: of those whose zones the
-// machine may be in, the one its name decides for, so that a call that is
-// repeated asks for the same.
-func networkOf(s *Spec, spec drivers.Spec) Network {
-	if len(s.Networks) == 0 {
-		return Network{Network: s.Network, Subnetwork: s.Subnetwork, Tags: s.Tags}
-	}
-	wanted := spec.Zones
-	if spec.Zone != "" {
-		wanted = []string{spec.Zone}
-	}
-	var fit []Network
-	for _, n := range s.Networks {
-		if len(n.Zones) == 0 || len(wanted) == 0 || slices.ContainsFunc(n.Zones, func(z string) bool { return slices.Contains(wanted, z) }) {
-			fit = append(fit, n)
-		}
-	}
-	if len(fit) == 0 {
-		fit = s.Networks
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(spec.Name)) // a hash takes all
-	return fit[int(h.Sum32()%uint32(len(fit)))]
 }
 
 // zonesOf are the zones a machine may be in, the preferred first.

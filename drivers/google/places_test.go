@@ -292,3 +292,46 @@ func TestASuspensionThatIsImpossibleIsInvalid(t *testing.T) {
 		empty(t, c, d)
 	})
 }
+
+// What cannot sleep is not made to: it is known before there is a machine.
+func TestAPoolThatCannotHibernateMakesNoMachine(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, machineType string
+		words             []string
+	}{
+		{"too much memory", "n2-highmem-32", []string{"n2-highmem-32", "256 GB", "208", "machine_type", "hibernate: false"}},
+		{"GPUs", "g2-standard-4", []string{"g2-standard-4", "GPUs", "machine_type"}},
+		{"a machine that can", "e2-standard-4", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, large(), func(t *testing.T, c *gce.Cloud) {
+				d := open(t, c, ofProject+"zone: ["+zoneA+"], machine_type: "+tt.machineType+"}")
+				for range 2 {
+					ref, err := d.Create(t.Context(), machine(func(s *drivers.Spec) { s.Hibernate = true }))
+					if tt.words == nil {
+						if err == nil {
+							err = d.Destroy(t.Context(), []drivers.Ref{ref}, drivers.DestroyOptions{})[0]
+						}
+						if err != nil {
+							t.Error(err)
+						}
+						continue
+					}
+					if !errors.Is(err, drivers.ErrInvalid) {
+						t.Errorf("create: %v", err)
+					}
+					contains(t, err, tt.words...)
+				}
+				if n := c.Books.Calls()["compute.machineTypes.get"]; n != 1 {
+					t.Errorf("the type was looked at %d times", n)
+				}
+				if n := c.Books.Calls()["compute.instances.insert"]; n > 0 && tt.words != nil {
+					t.Errorf("%d machines were asked for", n)
+				}
+				empty(t, c, d)
+			})
+		})
+	}
+}

@@ -102,6 +102,37 @@ func TestKeysReachTheCloud(t *testing.T) {
 	}
 }
 
+func TestAMachinesProxyIsThatOfTheNetworkItIsIn(t *testing.T) {
+	t.Parallel()
+	networks := []gce.Network{
+		{Project: testProject, Name: "east", Auto: true}, {Project: testProject, Name: "west", Auto: true}, {Project: testProject, Name: "far", Auto: true},
+	}
+	bubble(t, gce.Options{Networks: networks}, func(t *testing.T, c *gce.Cloud) {
+		d := open(t, c, ofProject+`private_ip: true, egress_control: true, networks: [
+			{network: east, zones: [`+zoneA+`, `+zoneB+`], proxy_url: "http://east:3128"},
+			{network: west, zones: [`+zoneA+`], proxy_url: "http://west:3128"},
+			{network: far, zones: [`+zoneC+`], proxy_url: "http://far:3128"}]}`)
+		seen := map[string]bool{}
+		for n := range 12 {
+			zones := [][]string{nil, {zoneA}, {zoneB}, {zoneC}}[n%4]
+			spec := machine(in(zones...))
+			i, err := d.get(t.Context(), mustCreate(t, d, spec))
+			if err != nil {
+				t.Fatal(err)
+			}
+			network := last(i.GetNetworkInterfaces()[0].GetNetwork())
+			if got := d.spec.Proxy(spec.Name, zones); got != "http://"+network+":3128" {
+				t.Errorf("in network %s its proxy is %s", network, got)
+			}
+			seen[network] = true
+		}
+		if len(seen) != len(networks) {
+			t.Errorf("only %v were used", seen)
+		}
+		empty(t, c, d)
+	})
+}
+
 func TestKindOfDisk(t *testing.T) {
 	t.Parallel()
 	bubble(t, gce.Options{}, func(t *testing.T, c *gce.Cloud) {

@@ -34,7 +34,7 @@ type Spec struct {
 	Nested        bool      `spec:"enable_nested_virtualization" default:"false" doc:"Whether machines can run machines; linux on amd64 only."`
 	EnableC4D     bool      `spec:"enable_c4d" default:"false" doc:"Whether the largest local SSD, which ends with the machine, is made scratch space: /mnt/ephemeral, /tmp and /harness."`
 	GPU           bool      `spec:"gpu" default:"false" doc:"Whether machines have a GPU; the machine type brings it."`
-	EgressControl bool      `spec:"egress_control" default:"false" doc:"Set up the proxy of networks[].proxy_url in machines. Not built in yet."`
+	EgressControl bool      `spec:"egress_control" default:"false" doc:"Whether machines go out through the proxy of their network (networks[].proxy_url), which the boot script waits for and steps are told of."`
 	MarketType    string    `spec:"market_type" enum:"on-demand,spot" doc:"spot asks for spot machines first and takes on-demand ones where there are none."`
 
 	RootDirectory string `spec:"root_directory" ignored:"known for compatibility" doc:"Written by some generators."`
@@ -61,7 +61,7 @@ type Network struct {
 	Subnetwork string   `spec:"subnetwork" doc:"Name or full id."`
 	Tags       []string `spec:"tags" default:"allow-docker" single:"true" doc:"Network tags."`
 	Zones      []string `spec:"zones" alias:"zone" single:"true" doc:"Zones, by default those of the spec."`
-	ProxyURL   string   `spec:"proxy_url" doc:"Proxy for egress_control."`
+	ProxyURL   string   `spec:"proxy_url" doc:"Address of the proxy of this network, for egress_control: http://host:port, without a user."`
 }
 
 // Resolved says what the machines are like; see [drivers.Resolver].
@@ -167,9 +167,7 @@ func check(s *Spec, p *drivers.Platform) drivers.Problems {
 	if s.Nested && !nests(*p) {
 		out.Warnf("enable_nested_virtualization", "has no effect on %s/%s; only linux on amd64 can", p.OS, p.Arch)
 	}
-	if s.EgressControl {
-		out.Errorf("egress_control", "not built in yet; remove it, and set up the proxy in the image or in user_data")
-	}
+	checkEgress(s, &out)
 	if s.Hibernate && s.GPU {
 		out.Errorf("hibernate", "machines with a GPU cannot be suspended; remove hibernate or gpu")
 	}

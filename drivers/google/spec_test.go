@@ -89,10 +89,13 @@ func TestLabels(t *testing.T) {
 func TestWhatGoogleCannotDo(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"{image: i, hibernate: true, gpu: true}":        "cannot be suspended",
-		"{image: i, egress_control: true}":              "not built in yet",
-		"{image: i, size: a, machine_type: b}":          "not used beside machine_type",
-		"{image: i, account: {json_path: nosuch.json}}": "no such file",
+		"{image: i, hibernate: true, gpu: true}":                                                 "cannot be suspended",
+		"{image: i, egress_control: true}":                                                       "give networks, each with network, subnetwork and proxy_url",
+		"{image: i, private_ip: true, egress_control: true, networks: [{network: n}]}":           "with egress_control each network has a proxy",
+		"{image: i, egress_control: true, networks: [{network: n, proxy_url: 'http://p:3128'}]}": "set private_ip",
+		"{image: i, networks: [{network: n, proxy_url: 'http://p:3128'}]}":                       "no effect without egress_control",
+		"{image: i, size: a, machine_type: b}":                                                   "not used beside machine_type",
+		"{image: i, account: {json_path: nosuch.json}}":                                          "no such file",
 		"{}": "past its end of support",
 		"{image: i, enable_nested_virtualization: true}": "only linux on amd64",
 	} {
@@ -104,6 +107,27 @@ func TestWhatGoogleCannotDo(t *testing.T) {
 	for arch, want := range map[string]int{"amd64": 0, "arm64": 1} {
 		if got := Registration.CheckVariant(nil, drivers.Platform{OS: "linux", Arch: arch}, drivers.Variant{Nested: true}); len(got) != want {
 			t.Errorf("a variant with machines in machines on %s: %v", arch, got)
+		}
+	}
+}
+
+func TestAddressesOfProxies(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"http://proxy.example.com:3128": "", "https://10.0.0.9:8443/": "", "http://[fd00::1]:3128": "",
+		"proxy.example.com:3128": "is no address", "ftp://proxy": "no address of an http", "http://": "is no address",
+		"http://u:hunter2@proxy:3128": "belong to each stage", "http://proxy/x": "has a path", "http://proxy?x": "has a path",
+		"http://$(id):3128": "other characters", "http://pro'xy": "other characters", "http://u:hunter2@p:x": "is no address",
+	} {
+		text := "{image: i, private_ip: true, egress_control: true, networks: [{network: n, proxy_url: \"" + address + "\"}]}"
+		spec, problems := drivertest.ReadSpec[Spec](t, Registration, text, &drivers.Platform{})
+		switch {
+		case want == "" && (len(problems) > 0 || spec.Proxy("m", nil) != strings.TrimSuffix(address, "/") || len(spec.Proxies()) != 1):
+			t.Errorf("%s: %v, %q, %q", address, problems, spec.Proxy("m", nil), spec.Proxies())
+		case want != "" && (len(problems) != 1 || problems[0].Path != "networks[0].proxy_url" || !strings.Contains(problems[0].Message, want)):
+			t.Errorf("%s: %v, want %q", address, problems, want)
+		case len(problems) > 0 && strings.Contains(problems[0].Message, "hunter2"):
+			t.Errorf("a password is shown: %v", problems)
 		}
 	}
 }

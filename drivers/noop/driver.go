@@ -148,7 +148,7 @@ func (d *Driver) create(ctx context.Context, spec drivers.Spec) (drivers.Ref, er
 // unlucky decides from the name alone, so that a replay fails alike.
 func unlucky(name string, rate float64) bool {
 	h := fnv.New64a()
-	io.WriteString(h, name) // a hash never fails to be written
+	_, _ = io.WriteString(h, name) // a hash never fails to be written
 	// FNV's high bits hardly change with the last characters; spread them.
 	x := h.Sum64()
 	x ^= x >> 33

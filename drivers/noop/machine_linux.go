@@ -106,7 +106,7 @@ func openMachine(dir string, input io.Reader) (*child, error) {
 // neither with another runner on this host nor with a restart.
 func listenSomewhere(name string) (net.Listener, error) {
 	h := fnv.New32a()
-	io.WriteString(h, name) // a hash never fails to be written
+	_, _ = io.WriteString(h, name) // a hash never fails to be written
 	const addresses = 1 << 16
 	first := h.Sum32() % addresses
 	var last error
@@ -152,7 +152,7 @@ func (c *child) run(ctx context.Context, ready io.WriteCloser) error {
 	go func() { served <- c.server.ServeTLS(c.gate, "", "") }()
 	defer func() {
 		c.server.Close()
-		<-served
+		<-served //nolint:errcheck // http.ErrServerClosed
 	}()
 	boot := time.NewTimer(c.meta.BootDelay)
 	defer boot.Stop()

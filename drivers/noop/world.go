@@ -15,8 +15,8 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 )
 
-// World is a pretend cloud in memory: machines, and the ledger of all that was
-// ever made. It outlives the drivers that speak to it, holds no goroutines or
+// World is a pretend cloud in memory: machines, and how many were ever made.
+// It outlives the drivers that speak to it, holds no goroutines or
 // timers, and reads the time only by time.Now, so it works in synctest
 // bubbles. Its methods are safe for concurrent use; the ones that break
 // machines are for tests.
@@ -24,7 +24,7 @@ type World struct {
 	mu       sync.Mutex
 	machines map[string]*machine // by name
 	owned    map[string]*machine // the same by our instance id
-	made     []string
+	made     int                 // ever: names would make a runner grow for as long as it runs
 	disks    shelf
 }
 
@@ -73,11 +73,11 @@ func (w *World) Machines() []drivers.Instance {
 	return all
 }
 
-// Made lists the names of all machines ever made, in order.
-func (w *World) Made() []string {
+// Made is how many machines were ever made.
+func (w *World) Made() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.made)
+	return w.made
 }
 
 // Alive says why the agent of an instance (by our id) cannot be reached: nil
@@ -214,7 +214,7 @@ func (c *worldCloud) create(_ context.Context, spec drivers.Spec) (drivers.Ref, 
 	fmt.Fprintf(&m.console, "%s boots\n", spec.Name)
 	c.w.machines[spec.Name] = m
 	c.w.owned[tags.Instance] = m
-	c.w.made = append(c.w.made, spec.Name)
+	c.w.made++
 	return m.inst.Ref, nil
 }
 

@@ -96,48 +96,32 @@ func (c commandLine) fdBoot() int {
 func (c commandLine) fdDisks() int { return c.fdBoot() + c.boot.files() }
 
 // translationMB bounds the memory, in MiB, in which emulation keeps translated
-// code. By default that is up to 1 GiB; proving a tiny machine translates 35 MB
-// (59,000 blocks), more than all else the machine takes, for code that mostly
-// runs once. When the memory is full QEMU drops all of it and translates anew
-// what is used then, and every such time costs a new machine time. Measured
-// under emulation on two busy cores, means of 8 to 12 new machines (until the
-// first request over mutual TLS was answered) and what one takes of the host's
-// memory for itself when it is paused:
+// code. By default that is up to 1 GiB; proving a tiny machine and rehearsing a
+// claim translate 42 MB (72,000 blocks of 570 bytes, half of them the kernel's),
+// more than all else the machine takes, for code that mostly runs once. When the
+// memory is full QEMU drops all of it and translates anew what is used then.
 //
-//	MiB   answered after   own memory
-//	 12   1.8 to 2.0 s     33.3 MiB
-//	 16   1.9 to 2.1 s     38.8 MiB
-//	 20   1.6 s            43.0 MiB
-//	 24   1.2 to 1.4 s     47.0 MiB
-//	 64   0.8 to 1.4 s     58.9 MiB
+// A claim with its steps goes on using 18 MB (31,000 blocks: 20,000 the kernel's,
+// 4,600 Go's runtime, 1,300 net/http). With less, each step translates anew; with
+// as much, a paused machine takes more than the 40 MB it may. So the smallest
+// machines stay small, and those that are given more memory keep what their steps
+// need. Measured under emulation on two processors at rest, medians of 20 setups
+// and 50 steps, of one to three runs:
 //
-// A machine that rehearses translates 42 MB (72,000 blocks of 570 bytes, half of
-// them the kernel's) until it is paused, and a claim with its steps goes on
-// using about 18 MB (31,000 blocks: 20,000 the kernel's, 4,600 Go's runtime, 1,300
-// net/http). What is left over must hold what a claim does besides, or all is
-// translated anew while somebody waits, which is what less than 24 MiB do to a
-// first step. What the emulator computed, in ms, on two busy cores: 18 and 20
-// MiB one machine each at a load of 26, 22 and 24 two each at 20, so that the
-// upper rows are worse by some of that too:
-//
-//	MiB                      setup       first step   later steps   own memory
-//	 18, rehearsed twice     198         631          99            39.7 MiB
-//	 20, rehearsed twice     178         307          69            41.8 MiB
-//	 20                      211         240          74            42.2 MiB
-//	 22, rehearsed twice     51 to 75    146 to 245   44 to 62      45.0 MiB
-//	 22                      74 to 80    160 to 247   57 to 66      44.4 MiB
-//	 24                      78 to 82    57 to 107    60 to 77      46.2 MiB
+//	MiB   row to warm      setup          step            own memory when paused
+//	 14   0.9 to 1.2 s     61 to 76 ms    249 to 257 ms   38 MiB
+//	 16   0.9 to 1.3 s     64 to 79 ms    251 to 292 ms   38 to 39 MiB
+//	 18   0.8 s            127 to 135 ms  21 to 24 ms     40 MiB
+//	 24   0.7 to 0.8 s     45 to 51 ms    19 to 20 ms     46 to 47 MiB
 //
 // Of the other 22 MiB 11 are QEMU's heap (3 as soon as it knows its own types,
 // and about 80 bytes for each block), 6 pages of the guest that differ from the
-// template and 5 relocations of QEMU and its libraries. Tried, one to three
-// machines each, with less than 5 % of memory or of translated code to gain:
-// malloc's arenas, trimming and slices; other CPU models, and a CPU without
-// ERMS, SMAP or XSAVE; a kernel without mitigations, memory cgroups, audit, PSI,
-// IPv6 or huge pages; Go's collector off (or busier: worse). What they do to
-// the time was lost in the noise of the host.
-// Larger machines do more and get more.
-func translationMB(memoryMB int) int { return max(24, memoryMB/8) }
+// template and 5 relocations of QEMU and its libraries. Tried, with less than 5 %
+// of memory or of translated code to gain: malloc's arenas, trimming and slices;
+// other CPU models, and a CPU without ERMS, SMAP or XSAVE; a kernel without
+// mitigations, memory cgroups, audit, PSI, IPv6, security modules or huge pages;
+// Go's collector off (or busier: worse).
+func translationMB(memoryMB int) int { return max(16, memoryMB/8) }
 
 // args builds QEMU's arguments. Nothing in them is secret or names a path in
 // the machine's folder: all it needs is passed as descriptors.

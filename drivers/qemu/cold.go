@@ -78,7 +78,7 @@ func (d *Driver) bootCold(ctx context.Context, m *machine) error {
 // bootAgain starts a machine that has ended and was not saved, on its disks: what
 // it had in memory is lost. It waits for its identity then, as a new one does.
 func (d *Driver) bootAgain(ctx context.Context, m *machine) error {
-	if err := d.host.checkMemory(m.MemoryMB); err != nil {
+	if err := d.host.checkMemory(m.Accel, m.MemoryMB); err != nil {
 		return err
 	}
 	if err := removeIfThere(m.file(identifiedName)); err != nil {

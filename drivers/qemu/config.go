@@ -23,13 +23,14 @@ const (
 const (
 	defaultMemoryMB         = 128 // tiny
 	defaultDebianMemoryMB   = 512
+	defaultDockerMemoryMB   = 1024
 	defaultImportedMemoryMB = 1024
 )
 
 // Config is the spec of a pool of local machines.
 type Config struct {
 	Image        string `spec:"image" default:"tiny" doc:"Name of the image the machines boot from, as drone-runner-aws image ls shows it."`
-	MemoryMB     int    `spec:"memory_mb" default:"" doc:"Memory of a machine in MiB; by default 128 for tiny, 512 for debian and 1024 for an image that was imported."`
+	MemoryMB     int    `spec:"memory_mb" default:"" doc:"Memory of a machine in MiB; by default 128 for tiny, 512 for debian and 1024 for debian-docker and an image that was imported. Emulated machines of 192 and more do steps much faster than smaller ones."`
 	CPUs         int    `spec:"cpus" default:"1" doc:"Virtual CPUs of a machine."`
 	Disk         Disk   `spec:"disk" doc:"The machine's own disk, gone with the machine."`
 	Egress       bool   `spec:"egress" default:"false" doc:"Whether machines may open connections to the outside; not built in yet."`
@@ -160,6 +161,8 @@ func memoryOf(imageName string) int {
 		return defaultMemoryMB
 	case image.Debian:
 		return defaultDebianMemoryMB
+	case image.DebianDocker:
+		return defaultDockerMemoryMB
 	default:
 		return defaultImportedMemoryMB
 	}
@@ -173,6 +176,8 @@ func leastMemory(imageName string) int {
 		return image.TinyMinMemoryMB
 	case image.Debian:
 		return image.DebianMinMemoryMB
+	case image.DebianDocker:
+		return image.DebianDockerMinMemoryMB
 	default:
 		return 1
 	}

@@ -124,7 +124,7 @@ func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
 	defer d.Destroy(ctx, []drivers.Ref{ref}, drivers.DestroyOptions{})
 	err = d.Suspend(ctx, ref)
 	if !errors.Is(err, drivers.ErrCapacity) || !strings.Contains(err.Error(), "MiB free") {
-		return fmt.Errorf("suspend on a full disk: %v, want ErrCapacity with a number", err)
+		return fmt.Errorf("suspend on a full disk: %w, want ErrCapacity with a number", err)
 	}
 	if left, err := filepath.Glob(filepath.Join(machines, "one", "state*")); err != nil || len(left) != 0 {
 		return fmt.Errorf("left of the state: %v, %w", left, err)
@@ -142,7 +142,7 @@ func onFullDisk(ctx context.Context, d *qemu.Driver, _ string) error {
 	}
 	_, err = d.Create(ctx, specOf("two"))
 	if !errors.Is(err, drivers.ErrCapacity) {
-		return fmt.Errorf("create on a full disk: %v, want ErrCapacity", err)
+		return fmt.Errorf("create on a full disk: %w, want ErrCapacity", err)
 	}
 	entries, err := os.ReadDir(machines)
 	for _, e := range entries {

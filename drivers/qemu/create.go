@@ -94,10 +94,10 @@ func (d *Driver) found(ctx context.Context, spec drivers.Spec) (*machine, func()
 	}
 	if m.hasDisks() {
 		m.Template = "" // see cold.go
-	} else if _, err := d.template(ctx, r); err != nil {
+	} else if err := d.needTemplate(ctx, r); err != nil {
 		return nil, nil, err
 	}
-	if err := d.host.checkMemory(r.memoryMB); err != nil {
+	if err := d.host.checkMemory(r.accel, r.memoryMB); err != nil {
 		return nil, nil, err
 	}
 	if err := d.host.checkDisk(d.dir, 0); err != nil {

@@ -304,6 +304,15 @@ func (d *Driver) tidyFolder(ctx context.Context, s seat, now time.Time) error {
 	if free, err := tryLock(lock); err != nil || !free {
 		return err
 	}
+	// Its maker makes the lock and then takes it: without anything else in it the
+	// folder is that of one who has just begun, too.
+	entries, err := os.ReadDir(s.path)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(s.path); err == nil && len(entries) == 1 && now.Sub(info.ModTime()) < tidyAfter {
+		return nil
+	}
 	if err := s.kill(ctx, filepath.Base(s.path), d.reap); err != nil {
 		return err
 	}

@@ -27,6 +27,9 @@ const (
 	// identifyAgain is how long an answer to an identity is waited for on one
 	// connection; a machine that boots, or runs a long script, takes several.
 	identifyAgain = 15 * time.Second
+	// listenPatience is how long one that did not answer may take to say what it
+	// is doing.
+	listenPatience = 2 * time.Second
 	// monitorPatience is how long QEMU may take to answer a command.
 	monitorPatience = 10 * time.Second
 )
@@ -71,6 +74,7 @@ func (d *Driver) identify(ctx context.Context, ref drivers.Ref, id drivers.Ident
 	if err := m.mark(); err != nil {
 		return err
 	}
+	var heard *guestlink.Response
 	for {
 		// Again on a new connection if no answer comes: a message that arrives
 		// while the agent replaces itself can be lost, and repeating is harmless.
@@ -80,9 +84,45 @@ func (d *Driver) identify(ctx context.Context, ref drivers.Ref, id drivers.Ident
 			return err
 		})
 		cancel()
-		if !errors.Is(err, errNoAnswer) || ctx.Err() != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return fmt.Errorf("%w: %s", err, whyUnidentified(heard, m.Image, len(m.Disks)))
+		case !errors.Is(err, errNoAnswer):
 			return err
 		}
+		if res, ok := d.listen(ctx, m); ok {
+			heard = &res
+		}
+	}
+}
+
+// listen asks a machine that did not answer to its identity what it is doing;
+// false if it does not answer to that either.
+func (d *Driver) listen(ctx context.Context, m *machine) (res guestlink.Response, ok bool) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listenPatience, errNoAnswer)
+	defer cancel()
+	err := d.talk(ctx, m, func(link *guestlink.Host) (err error) {
+		res, err = link.Ping(ctx)
+		return err
+	})
+	return res, err == nil
+}
+
+// whyUnidentified says what a machine whose time is over was last heard to do,
+// nil being nothing, and what can be done about it.
+func whyUnidentified(heard *guestlink.Response, image string, disks int) string {
+	switch {
+	case heard == nil:
+		return fmt.Sprintf("nothing was heard on its identity channel: it still boots, or image %s has no agent that knows the channel; "+
+			"its console shows which, and drone-runner-aws image build or import brings this runner's agent into the image", image)
+	case heard.State == guestlink.StateStarting:
+		return fmt.Sprintf("its agent (version %q) has the identity and is still starting; user_data may take too long", heard.Version)
+	case disks > 0:
+		return fmt.Sprintf("its agent (version %q) answers, but does not take an identity with %d persistent disks: it is too old for disks; "+
+			"make image %s anew with drone-runner-aws image build or import, then set the gitspace up again", heard.Version, disks, image)
+	default:
+		return fmt.Sprintf("its agent (version %q) answers, but does not take its identity: it is of another time than this runner; "+
+			"make image %s anew with drone-runner-aws image build or import", heard.Version, image)
 	}
 }
 

@@ -250,7 +250,7 @@ func (m *machine) dropState() error {
 
 // restart starts a new QEMU from the state file, which stays. Its CPUs stand.
 func (d *Driver) restart(ctx context.Context, m *machine) (err error) {
-	if err := d.host.checkMemory(m.MemoryMB); err != nil {
+	if err := d.host.checkMemory(m.Accel, m.MemoryMB); err != nil {
 		return err
 	}
 	f, err := os.Open(m.file(stateName))

@@ -111,41 +111,42 @@ func (d *Driver) openTemplate(key string) (*template, error) {
 	return t, nil
 }
 
-// template returns the recipe's template and makes it if there is none.
+// needTemplate makes the recipe's template if there is none.
 // Whoever comes while it is being made, also from another process, waits.
-func (d *Driver) template(ctx context.Context, r recipe) (*template, error) {
+func (d *Driver) needTemplate(ctx context.Context, r recipe) error {
 	key, err := d.templateKey(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	lock, err := lockFile(ctx, filepath.Join(d.templatesDir(), key+".lock"), os.O_CREATE)
 	if err != nil {
-		return nil, fmt.Errorf("template %s: %w", key, err)
+		return fmt.Errorf("template %s: %w", key, err)
 	}
 	defer lock.Close()
 	t, err := d.openTemplate(key)
 	if err == nil {
 		// The time of the folder's file says when it was used last.
 		now := time.Now()
-		return t, os.Chtimes(t.file(templateFile), now, now)
+		return os.Chtimes(t.file(templateFile), now, now)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		d.log.Warn("template is unreadable and made anew", "template", key, "err", err)
 		if err := os.RemoveAll(filepath.Join(d.templatesDir(), key)); err != nil {
-			return nil, fmt.Errorf("template %s: %w", key, err)
+			return fmt.Errorf("template %s: %w", key, err)
 		}
 	}
 	began := time.Now()
 	d.log.Info("booting a machine to clone the others from", "driver", "qemu", "template", key, "image", r.img.Name,
 		"accelerator", r.accel, "reason", r.reason, "memory_mb", r.memoryMB)
 	if err := d.buildTemplate(ctx, r, key); err != nil {
-		return nil, fmt.Errorf("template of image %s: %w", r.img.Name, err)
+		return fmt.Errorf("template of image %s: %w", r.img.Name, err)
 	}
 	d.log.Info("machines can be cloned", "driver", "qemu", "template", key, "took", time.Since(began).Round(time.Millisecond))
 	if err := d.dropUnusedTemplates(key, time.Now()); err != nil {
 		d.log.Warn("unused templates stay", "driver", "qemu", "err", err)
 	}
-	return d.openTemplate(key)
+	_, err = d.openTemplate(key)
+	return err
 }
 
 // dropTemplate removes a template whose state did not load, so that the next
@@ -197,7 +198,7 @@ func (d *Driver) buildTemplate(ctx context.Context, r recipe, key string) (err e
 	if err := d.tidy(ctx, d.templatesDir(), time.Now()); err != nil {
 		d.log.Warn("left-over folders stay", "driver", "qemu", "err", err)
 	}
-	if err := d.host.checkMemory(r.memoryMB); err != nil {
+	if err := d.host.checkMemory(r.accel, r.memoryMB); err != nil {
 		return err
 	}
 	if err := d.host.checkDisk(d.dir, int64(r.memoryMB)*mib); err != nil {
@@ -460,6 +461,5 @@ func (d *Driver) WarmTemplate(ctx context.Context) error {
 	if err != nil || r.boot != nil {
 		return err // machines with a disk have none
 	}
-	_, err = d.template(ctx, r)
-	return err
+	return d.needTemplate(ctx, r)
 }

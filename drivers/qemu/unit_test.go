@@ -24,6 +24,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -245,10 +246,15 @@ func TestAFolderWithoutReadableRecordMakesAListingIncomplete(t *testing.T) {
 func TestLeftOversOfCrashesAreTidiedUnlessHeld(t *testing.T) {
 	t.Parallel()
 	d := unitDriver(t)
-	mk := func(name string, old bool) string {
+	mk := func(name string, old bool, files ...string) string {
 		path := filepath.Join(d.machinesDir(), name)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
+		}
+		for _, file := range files {
+			if err := os.WriteFile(filepath.Join(path, file), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if old {
 			past := time.Now().Add(-time.Hour)
@@ -258,18 +264,20 @@ func TestLeftOversOfCrashesAreTidiedUnlessHeld(t *testing.T) {
 		}
 		return path
 	}
-	held := mk(newPrefix+"held", true)
+	held := mk(newPrefix+"held", true, metaName)
 	unlock, err := seat{held}.lockOp(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := mk(newPrefix+"left", false)
+	left := mk(newPrefix+"left", false, metaName)
 	unlockLeft, err := seat{left}.lockOp(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	unlockLeft()
 	mk(newPrefix+"just-begun", false)
+	mk(newPrefix+"lock-just-made", false, opLockName)
+	mk(newPrefix+"lock-made-long-ago", true, opLockName)
 	mk(gonePrefix+"old", true)
 	if _, err := d.List(t.Context(), drivers.Query{}); err != nil {
 		t.Fatal(err)
@@ -290,12 +298,12 @@ func TestLeftOversOfCrashesAreTidiedUnlessHeld(t *testing.T) {
 			t.Errorf("folders (-want +got):\n%s", diff)
 		}
 	}
-	check(newPrefix+"held", newPrefix+"just-begun")
+	check(newPrefix+"held", newPrefix+"just-begun", newPrefix+"lock-just-made")
 	unlock()
 	if _, err := d.List(t.Context(), drivers.Query{}); err != nil {
 		t.Fatal(err)
 	}
-	check(newPrefix + "just-begun")
+	check(newPrefix+"just-begun", newPrefix+"lock-just-made")
 }
 
 func TestDestroyWaitsForWhoWorksOnAMachine(t *testing.T) {
@@ -482,4 +490,25 @@ func FuzzParsers(f *testing.F) {
 			t.Errorf("%q is %d and %d", c, total, available)
 		}
 	})
+}
+
+func TestAMachineThatIsNotIdentifiedInTimeSaysWhy(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		heard *guestlink.Response
+		disks int
+		want  []string
+	}{
+		"one that was never heard of":        {nil, 1, []string{"nothing was heard", "image tiny has no agent", "image build or import"}},
+		"an agent that is too old for disks": {&guestlink.Response{State: guestlink.StateWaiting, Version: "0.1"}, 2, []string{`version "0.1"`, "2 persistent disks", "too old for disks", "make image tiny anew"}},
+		"one that does not take any":         {&guestlink.Response{State: guestlink.StateWaiting, Version: "0.1"}, 0, []string{"another time than this runner", "make image tiny anew"}},
+		"one that is still at it":            {&guestlink.Response{State: guestlink.StateStarting}, 0, []string{"still starting", "user_data"}},
+	} {
+		got := whyUnidentified(tt.heard, "tiny", tt.disks)
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q lacks %q", name, got, want)
+			}
+		}
+	}
 }

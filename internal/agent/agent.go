@@ -11,13 +11,16 @@ import (
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/containers"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/logservice"
 )
 
 // Errors callers know by their text.
 var (
 	errNoID = errors.New("ID needs to be set")
+	// ErrNotStarted is the sentinel of a step that was not started in this run.
 	//lint:ignore ST1005 callers know it with this capital
-	errNotStarted = errors.New("Step has not started")
+	ErrNotStarted = errors.New("Step has not started")
 	errDestroyed  = errors.New("the stage is destroyed; set it up before starting another step")
 	errStopping   = errors.New("the agent is stopping")
 	errKnown      = errors.New("step is known already")
@@ -26,9 +29,13 @@ var (
 // Agent is the agent of one machine. Make one with [New]; all methods are safe
 // for concurrent use.
 type Agent struct {
-	opts  Options
-	state *state
-	stats *collector
+	opts   Options
+	state  *state
+	stats  *collector
+	docker *containers.Engine // nil: see noDocker
+	// noDocker says why the daemon cannot even be asked for, such as an address
+	// that is none.
+	noDocker error
 
 	setups   sync.Mutex // one setup or destroy at a time
 	renewals sync.Mutex // one renewal at a time
@@ -38,10 +45,13 @@ type Agent struct {
 	stage     *stage
 	changed   chan struct{} // closed and replaced when a step is added or the table is
 	numbered  int           // steps so far, for file names
+	stages    int           // stages so far
 	stopping  bool
 	use       use
 	creds     *credentials // nil without TLS
 	renewed   string       // where the next ones are kept, "" for nowhere
+	// logClients are all there ever were; some still send.
+	logClients []*logservice.Client
 
 	steps sync.WaitGroup
 	polls atomic.Int32 // that wait
@@ -49,30 +59,32 @@ type Agent struct {
 
 // stage is what one setup has begun and one destroy ends.
 type stage struct {
-	setup     agentapi.SetupRequest
-	steps     map[string]*step
-	removable []string // host folders a destroy removes
-	destroyed bool
+	setup      agentapi.SetupRequest
+	steps      map[string]*step
+	containers *containers.Stage // nil without a daemon that could be asked for
+	removable  []string          // host folders a destroy removes
+	log        *stageLog
+	destroyed  bool
 }
-
-func newStage() *stage { return &stage{steps: make(map[string]*step)} }
 
 // New makes an agent, after ending what an earlier one that was killed has
 // left. [Agent.Close] gives everything back.
 func New(o Options) (*Agent, error) {
 	o = o.withDefaults()
-	st, err := openState(o.StateDir, o.Log)
+	st, dead, err := openState(o.StateDir, o.Log)
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{
+	a := &Agent{
 		opts:    o,
 		state:   st,
 		use:     openUse(o.StateDir, o.Machine),
 		stats:   newCollector(readUsage),
-		stage:   newStage(),
 		changed: make(chan struct{}),
-	}, nil
+	}
+	a.openDocker(dead)
+	a.stage = a.newStageLocked()
+	return a, nil
 }
 
 // Preparing makes health answer 503 with what is missing, and everything else
@@ -88,9 +100,11 @@ func (a *Agent) Preparing(what string) {
 func (a *Agent) Close() error {
 	a.mu.Lock()
 	a.stopping = true
-	steps := a.stage.all()
+	st := a.stage
+	steps := st.all()
 	a.mu.Unlock()
-	err := a.endSteps(steps)
+	err := a.endSteps(steps, errStopping)
+	err = errors.Join(err, a.closeDocker(st))
 	gone := make(chan struct{})
 	go func() { a.steps.Wait(); close(gone) }()
 	timeout := time.NewTimer(stepPatience)
@@ -100,6 +114,7 @@ func (a *Agent) Close() error {
 	case <-timeout.C:
 		err = errors.Join(err, errors.New("some processes cannot be ended"))
 	}
+	a.closeLogs()
 	a.stats.stop(time.Now())
 	if err != nil {
 		return err // the records stay, for the next run to try again
@@ -133,11 +148,8 @@ func (a *Agent) SetupFor(ctx context.Context, use string, req *agentapi.SetupReq
 	if err != nil {
 		return err
 	}
-	if req.EgressPolicy != nil && req.EgressPolicy.ProxyURL != "" {
-		return errors.New("egress policies are not built in yet")
-	}
-	if req.LogConfig.URL != "" {
-		a.opts.Log.WarnContext(ctx, "uploading to a log service is not built in yet; output is served by stream_output")
+	if _, err := newEgress(req.EgressPolicy, nil); err != nil {
+		return err
 	}
 	if err := makeShared(a.opts.SharedDir); err != nil {
 		return err
@@ -151,23 +163,50 @@ func (a *Agent) SetupFor(ctx context.Context, use string, req *agentapi.SetupReq
 	if err := writeClientPair(req.MTLSConfig); err != nil {
 		return err
 	}
+	next := a.nextStage()
+	if err := a.setupContainers(ctx, next, req); err != nil {
+		return err
+	}
 
+	log := a.setUpLog(ctx, req, a.presentLog())
+	if err := a.enter(ctx, next, req, log); err != nil {
+		log.end()
+		return errors.Join(err, a.closeDocker(next))
+	}
+	return nil
+}
+
+// enter makes a setup the present one, and next its stage.
+func (a *Agent) enter(ctx context.Context, next *stage, req *agentapi.SetupRequest, log *stageLog) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stopping {
 		return errStopping
 	}
-	if a.stage.destroyed {
+	if a.stage != next {
 		for _, st := range a.stage.steps {
 			st.forgetOutput()
 		}
-		a.stage = newStage()
+		a.stage = next
 		a.announceLocked()
 	}
+	a.stepClock(ctx)
 	a.stage.setup = *req
+	a.stage.log = log
 	a.stage.removable = append(a.stage.removable, removablePaths(req.Volumes)...)
 	a.stats.start(time.Now())
 	return nil
+}
+
+// presentLog is that of the stage which a setup would go on with, nil if it
+// would begin another.
+func (a *Agent) presentLog() *stageLog {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stage.destroyed {
+		return nil
+	}
+	return a.stage.log
 }
 
 // announceLocked wakes who waits for a step to appear.
@@ -188,7 +227,7 @@ func (a *Agent) Start(ctx context.Context, req *agentapi.StartStepRequest) error
 	if err != nil {
 		return err
 	}
-	st, err := newStep(a, req, at.setup, at.number)
+	st, err := newStep(a, req, at)
 	if err != nil {
 		return err
 	}
@@ -215,6 +254,7 @@ func (a *Agent) Start(ctx context.Context, req *agentapi.StartStepRequest) error
 type admission struct {
 	stage  *stage
 	setup  agentapi.SetupRequest
+	log    *stageLog
 	number int
 }
 
@@ -229,7 +269,7 @@ func (a *Agent) admit(id string) (admission, error) {
 		return admission{}, err
 	}
 	a.numbered++
-	return admission{stage: a.stage, setup: a.stage.setup, number: a.numbered}, nil
+	return admission{stage: a.stage, setup: a.stage.setup, log: a.stage.log, number: a.numbered}, nil
 }
 
 // register enters a step into the table of the stage it was made for, unless
@@ -269,7 +309,7 @@ func (a *Agent) Poll(ctx context.Context, id string) (*agentapi.PollStepResponse
 	}
 	st, _ := a.find(id)
 	if st == nil {
-		return nil, errNotStarted
+		return nil, ErrNotStarted
 	}
 	a.polls.Add(1)
 	defer a.polls.Add(-1)
@@ -298,7 +338,7 @@ func (a *Agent) await(ctx context.Context, id string, patience time.Duration) (*
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-timeout.C:
-			return nil, errNotStarted
+			return nil, ErrNotStarted
 		case <-changed:
 		}
 	}
@@ -311,15 +351,25 @@ func (a *Agent) Destroy(ctx context.Context) *agentapi.DestroyResponse {
 	a.setups.Lock()
 	defer a.setups.Unlock()
 	a.mu.Lock()
-	a.stage.destroyed = true
-	steps := a.stage.all()
-	removable := a.stage.removable
-	a.stage.removable = nil
+	st := a.stage
+	st.destroyed = true
+	steps := st.all()
+	removable := st.removable
+	st.removable = nil
+	log := st.log
 	a.mu.Unlock()
 
 	res := &agentapi.DestroyResponse{}
-	if err := a.endSteps(steps); err != nil {
+	if err := a.endSteps(steps, errDestroyed); err != nil {
 		res.Leftover = append(res.Leftover, err.Error())
+	}
+	for _, end := range []func() error{
+		func() error { return a.destroyContainers(ctx, st) },
+		func() error { return a.sweepNow(ctx) },
+	} {
+		if err := end(); err != nil {
+			res.Leftover = append(res.Leftover, err.Error())
+		}
 	}
 	slices.Sort(removable)
 	for _, path := range slices.Compact(removable) {
@@ -327,54 +377,12 @@ func (a *Agent) Destroy(ctx context.Context) *agentapi.DestroyResponse {
 			res.Leftover = append(res.Leftover, fmt.Sprintf("volume: %v", err))
 		}
 	}
+	log.end()
 	if len(res.Leftover) > 0 {
 		a.opts.Log.WarnContext(ctx, "destroy left something behind", "leftover", res.Leftover)
 	}
 	res.OSStats = a.stats.stop(time.Now())
 	return res
-}
-
-// destroyGrace is how long processes may take to end when their stage is
-// destroyed. A runner allows the whole call five seconds.
-const destroyGrace = time.Second
-
-// endSteps ends the steps and waits for them. A running step ends its own
-// processes; those that finished steps have left behind are ended here.
-func (a *Agent) endSteps(steps []*step) error {
-	var leftovers []target
-	for _, st := range steps {
-		select {
-		case <-st.done:
-			if t, ok := st.started(); ok {
-				leftovers = append(leftovers, t)
-			}
-		default:
-			st.cancel(errDestroyed)
-		}
-	}
-	err := errors.Join(terminate(leftovers, killPolicy{terms: 1, interval: destroyGrace}), a.awaitSteps(steps))
-	if err == nil {
-		for _, st := range steps {
-			a.state.forget(st.number)
-		}
-	}
-	return err
-}
-
-// stepPatience bounds the wait for steps that have been told to end.
-const stepPatience = destroyGrace + 2*time.Second
-
-func (a *Agent) awaitSteps(steps []*step) error {
-	timeout := time.NewTimer(stepPatience)
-	defer timeout.Stop()
-	for _, st := range steps {
-		select {
-		case <-st.done:
-		case <-timeout.C:
-			return fmt.Errorf("step %s does not end", st.req.ID)
-		}
-	}
-	return nil
 }
 
 // Health describes the agent; preparing is what it still waits for, "" if it
@@ -385,7 +393,7 @@ func (a *Agent) Health() (res *agentapi.HealthResponse, preparing string) {
 	res = &agentapi.HealthResponse{
 		Version: a.opts.Version,
 		OK:      true,
-		Docker:  dockerState(a.opts.Env),
+		Docker:  a.dockerState(),
 		Machine: a.opts.Machine,
 		Used:    a.use.Used,
 	}
@@ -397,16 +405,4 @@ func (a *Agent) Health() (res *agentapi.HealthResponse, preparing string) {
 		}
 	}
 	return res, a.preparing
-}
-
-// dockerState tells whether there is a Docker daemon to talk to, without
-// talking to it.
-func dockerState(env []string) string {
-	if lookup(env, "DOCKER_HOST") != "" {
-		return agentapi.DockerPresent
-	}
-	if _, err := os.Stat(dockerSocket); err == nil {
-		return agentapi.DockerPresent
-	}
-	return agentapi.DockerAbsent
 }

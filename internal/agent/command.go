@@ -38,6 +38,25 @@ func argv(req *agentapi.StartStepRequest, files stepFiles) (args []string, shown
 	return append(args, commands...), shown, nil
 }
 
+// containerArgv is argv for a container, where both are the image's if they are
+// empty.
+func containerArgv(req *agentapi.StartStepRequest, files stepFiles) (entrypoint, commands []string, shown string, err error) {
+	entrypoint, commands, err = userCommand(req)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	shown = strings.Join(commands, "")
+	wanted := wantedOutputs(req)
+	if len(wanted) == 0 {
+		return entrypoint, commands, shown, nil
+	}
+	if len(entrypoint) == 0 || len(commands) == 0 {
+		return nil, nil, "", errors.New("output variables need an entrypoint and a command to take them from")
+	}
+	code := outputCode(entrypoint[0], wanted, files.output)
+	return entrypoint, append([]string{commands[0] + code}, commands[1:]...), shown, nil
+}
+
 // userCommand reads the member of the request its kind names.
 func userCommand(req *agentapi.StartStepRequest) (entrypoint, commands []string, err error) {
 	switch req.Kind {
@@ -60,21 +79,10 @@ func userCommand(req *agentapi.StartStepRequest) (entrypoint, commands []string,
 		return rt.Entrypoint, []string{strings.Join(lines, "\n")}, nil
 	default:
 		if b := req.Run.Binary; b.Name != "" || len(b.Source) > 0 {
-			return nil, nil, errors.New("steps that fetch a binary are not built in yet")
+			return nil, nil, errors.New("run.binary: this agent fetches no programs; fetch it in a step of your own and name it in run.entrypoint")
 		}
 		return req.Run.Entrypoint, req.Run.Commands, nil
 	}
-}
-
-// notBuiltIn says why a step cannot be run by this agent, nil if it can.
-func notBuiltIn(req *agentapi.StartStepRequest) error {
-	switch {
-	case req.Image != "":
-		return fmt.Errorf("container steps are not built in yet (image %s)", req.Image)
-	case req.EgressPolicy != nil && req.EgressPolicy.ProxyURL != "":
-		return errors.New("egress policies are not built in yet")
-	}
-	return nil
 }
 
 // wantedOutputs are the outputs asked for: outputs if there are any, else

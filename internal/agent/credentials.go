@@ -201,7 +201,7 @@ func (a *Agent) Renew(_ context.Context, in *agentapi.RenewRequest) error {
 	path := a.renewed
 	a.mu.Unlock()
 	if path != "" {
-		if err := writeRenewed(path, in); err != nil {
+		if err := ReplaceJSON(path, in); err != nil {
 			return fmt.Errorf("keep the new certificate: %w", err)
 		}
 	}
@@ -230,28 +230,4 @@ func readRenewed(path string) (*credentials, error) {
 		return nil, err
 	}
 	return newCredentials([]byte(kept.CACert), []byte(kept.Cert), []byte(kept.Key))
-}
-
-// writeRenewed replaces the file as a whole, also over a power cut: half a pair
-// would keep the agent from starting.
-func writeRenewed(path string, in *agentapi.RenewRequest) error {
-	text, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(filepath.Dir(path))
 }

@@ -8,10 +8,10 @@
 // by offset. A setup after a destroy starts a new table.
 //
 // Steps run on the machine itself, each in a session of its own that is ended
-// as a whole. What a step prints is masked and kept in a bounded file, so a
-// reader that stalls holds up nobody.
+// as a whole, or in containers of the machine's Docker daemon (package
+// containers). What a step prints is masked and kept in a bounded file, so a
+// reader that stalls holds up nobody, and neither does a log service it also
+// goes to.
 //
-// The package refuses to know pools, runners and clouds. Containers, log
-// services and test reports are not built in yet; asking for a container is a
-// clear error.
+// The package refuses to know pools, runners and clouds.
 package agent

@@ -25,7 +25,7 @@ type stepFiles struct {
 	output   string
 	secrets  string
 	artifact string
-	// annotations and native are written by steps and not collected yet.
+	// annotations and native are written by steps and not collected.
 	annotations string
 	native      string
 	// own are the files whose names are made from the step's id: what an
@@ -94,10 +94,11 @@ func fileName(id string) string {
 // the setup's, under the step's, under what the agent itself tells the step.
 // Empty values are dropped, unless the switch for that is set: scripts tell
 // unset from empty.
-func stepEnv(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest, shared string, files stepFiles) map[string]string {
+func stepEnv(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest, eg *egress, shared string, files stepFiles) map[string]string {
 	env := make(map[string]string, len(setup.Envs)+len(req.Environment)+8)
 	maps.Copy(env, setup.Envs)
 	maps.Copy(env, req.Environment)
+	eg.lay(env)
 
 	base := filepath.Join(shared, fileName(req.ID))
 	env[envDroneExport] = files.exported

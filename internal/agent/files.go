@@ -2,11 +2,13 @@ package agent
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 )
@@ -83,11 +85,11 @@ func makeShared(dir string) error {
 // exists already is left as it is.
 func makeVolumes(volumes []agentapi.Volume) error {
 	for _, v := range volumes {
-		if v.Temp != nil {
-			return fmt.Errorf("volume %s: temporary volumes belong to containers, which are not built in yet", v.Temp.Name)
-		}
 		if v.Host == nil {
-			continue
+			continue // the container daemon makes it
+		}
+		if isDevice(v.Host.Path) {
+			continue // there or not, it is not ours to make
 		}
 		path := hostPath(v.Host.Path)
 		if path == "" {
@@ -104,6 +106,11 @@ func makeVolumes(volumes []agentapi.Volume) error {
 		}
 	}
 	return nil
+}
+
+// isDevice says whether a volume is a device or a pipe of the machine.
+func isDevice(path string) bool {
+	return strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, `\\.\pipe\`)
 }
 
 // removablePaths are the host folders a destroy removes. A root folder is
@@ -142,4 +149,28 @@ func writeClientPair(c agentapi.MTLSConfig) error {
 		}
 	}
 	return nil
+}
+
+// ReplaceJSON replaces a file as a whole, also over a power cut: whoever reads
+// it finds the old value or the new one. The file is for this user alone.
+func ReplaceJSON(path string, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(path))
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -70,45 +69,17 @@ func (a *Agent) Handler() http.Handler {
 	}))
 }
 
-// recovered turns a panic into an empty 500, or cuts the answer off if it has
-// begun, and keeps the agent alive.
+// recovered answers a panic with an empty 500.
 func (a *Agent) recovered(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tracked := &trackedWriter{ResponseWriter: w}
-		defer func() {
-			p := recover()
-			if p == nil {
-				return
-			}
-			a.logFor(r).Error("request panicked", "panic", p, "stack", string(debug.Stack()))
-			if tracked.begun {
-				panic(http.ErrAbortHandler)
-			}
+	return Recovered(next,
+		func(r *http.Request, p any, stack []byte) {
+			a.logFor(r).Error("request panicked", "panic", p, "stack", string(stack))
+		},
+		func(w http.ResponseWriter, _ *http.Request) {
 			clear(w.Header())
 			w.WriteHeader(http.StatusInternalServerError)
-		}()
-		next.ServeHTTP(tracked, r)
-	})
+		})
 }
-
-// trackedWriter knows whether an answer has begun.
-type trackedWriter struct {
-	http.ResponseWriter
-	begun bool
-}
-
-func (t *trackedWriter) WriteHeader(code int) {
-	t.begun = true
-	t.ResponseWriter.WriteHeader(code)
-}
-
-func (t *trackedWriter) Write(p []byte) (int, error) {
-	t.begun = true
-	return t.ResponseWriter.Write(p)
-}
-
-// Unwrap lets http.ResponseController reach the flusher.
-func (t *trackedWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 func (a *Agent) logFor(r *http.Request) *slog.Logger {
 	log := a.opts.Log.With("path", r.URL.Path)
@@ -186,7 +157,7 @@ func (a *Agent) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &tooBig):
 		status = http.StatusRequestEntityTooLarge
-	case errors.As(err, &bad), errors.Is(err, errNoID), errors.Is(err, errNotStarted), errors.Is(err, errDestroyed):
+	case errors.As(err, &bad), errors.Is(err, errNoID), errors.Is(err, ErrNotStarted), errors.Is(err, errDestroyed):
 		status = http.StatusBadRequest
 	case errors.Is(err, errUsed):
 		status = agentapi.StatusUsed
@@ -296,9 +267,8 @@ func (a *Agent) destroy(ctx context.Context, _ *agentapi.DestroyRequest) (*agent
 	return a.Destroy(ctx), nil
 }
 
-// suspend has nothing to do while there are no containers.
-func (a *Agent) suspend(context.Context, *agentapi.SuspendRequest) (*agentapi.Empty, error) {
-	return &agentapi.Empty{}, nil
+func (a *Agent) suspend(ctx context.Context, in *agentapi.SuspendRequest) (*agentapi.Empty, error) {
+	return &agentapi.Empty{}, a.Suspend(ctx, in)
 }
 
 // streamOutput sends a step's output from an offset on, until the step ends.
@@ -325,7 +295,7 @@ func (a *Agent) streamOutput(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	flush := func() { _ = control.Flush() } // the next write tells
 	flush()
-	if err := st.spool.stream(r.Context(), w, in.Offset, flush); err != nil && r.Context().Err() == nil {
+	if err := st.spool.stream(r.Context(), w, in.Offset, true, flush); err != nil && r.Context().Err() == nil {
 		a.logFor(r).Warn("stream broke", "step", in.ID, "err", err)
 		panic(http.ErrAbortHandler) // an ordinary end would pass for the step's
 	}

@@ -101,7 +101,7 @@ func TestAnswersKeepTheirShape(t *testing.T) {
 		{"wrong_method_post", "POST", "/healthz", ``},
 		{"wrong_method_delete", "DELETE", "/destroy/", ``},
 		{"temp_volume", "POST", "/setup", `{"volumes":[{"temp":{"id":"v","name":"cache"}}]}`},
-		{"egress", "POST", "/setup", `{"egress_policy":{"proxy_url":"http://p"}}`},
+		{"egress", "POST", "/setup", `{"egress_policy":{"proxy_url":"ftp://p"}}`},
 		{"health_bad_number", "GET", "/healthz?perform_dns_lookup=true&connectivity_check_duration_seconds=x", ``},
 	}
 	for _, c := range cases {
@@ -114,7 +114,7 @@ func TestAnswersKeepTheirShape(t *testing.T) {
 
 func TestHealthTellsWhatItKnows(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *agent.Options) { o.Version, o.Machine, o.Env = "1.2.3", "m-9", []string{"DOCKER_HOST=tcp://x"} })
+	r := newRig(t, func(o *agent.Options) { o.Version, o.Machine, o.DockerHost = "1.2.3", "m-9", "tcp://x" })
 	r.setup(agentapi.SetupRequest{})
 	s := sh("bg", "sleep 300")
 	s.Run.Entrypoint[0] = "/bin/sh"
@@ -167,27 +167,43 @@ func TestHealthChecksTheWayOutOnlyWhenAsked(t *testing.T) {
 	}
 }
 
-// panicking is a spawner with a bug.
+// panicking is a spawner with a bug, which shows at one program.
 type panicking struct{}
 
-func (panicking) Start(*exec.Cmd) error { panic("spawner is broken") }
-func (panicking) Exited(*exec.Cmd)      {}
+func (panicking) Start(cmd *exec.Cmd) error {
+	if cmd.Path == "/crash" {
+		panic("spawner is broken")
+	}
+	return cmd.Start()
+}
+func (panicking) Exited(*exec.Cmd) {}
 
-func TestAPanicNeverTakesTheAgentDown(t *testing.T) {
+func TestAPanicTakesNeitherTheAgentNorAnotherStepDown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *agent.Options) {
 		o.CheckOut = func(context.Context) error { panic("check is broken") }
 		o.Spawner = panicking{}
 	})
+	gate := r.path("gate")
+	r.start(sh("other", "echo first; while ! [ -e "+gate+" ]; do sleep 0.02; done; echo last; exit 4"))
+	r.shows("other", "first\n")
 	a := r.do(http.MethodGet, "/healthz?perform_dns_lookup=true", "")
 	golden(t, "panic.txt", a)
-	got := r.run(sh("s", "true"))
+	crash := sh("s", "true")
+	crash.Run.Entrypoint = []string{"/crash"}
+	got := r.run(crash)
 	want := agentapi.PollStepResponse{Exited: true, ExitCode: 255, Error: "1 error occurred:\n\t* internal error: spawner is broken\n\n"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("step (-want +got):\n%s", diff)
 	}
 	if a := r.do(http.MethodGet, "/healthz", ""); a.status != http.StatusOK {
 		t.Errorf("health afterwards: %+v", a)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, out := r.poll("other"), r.output("other"); got.ExitCode != 4 || out != "first\nlast\n" {
+		t.Errorf("the other step: %+v, output %q", got, out)
 	}
 }
 
@@ -256,7 +272,7 @@ func TestAPollEndsWhenItsClientGoes(t *testing.T) {
 			done <- err
 			return
 		}
-		_, err = r.client.Do(req) //nolint:bodyclose // there is no answer
+		_, err = r.client.Do(req)
 		done <- err
 	}()
 	eventually(t, "a waiting poll", func() bool { return r.agent.Waiting() == before+1 })

@@ -63,9 +63,6 @@ func (m *masker) mask(dst, p []byte) []byte { return m.scan(dst, p, false) }
 // part has come by then is not recognised any more.
 func (m *masker) flush(dst []byte) []byte { return m.scan(dst, nil, true) }
 
-// holding says whether something is held back.
-func (m *masker) holding() bool { return len(m.pending) > 0 }
-
 func (m *masker) scan(dst, p []byte, final bool) []byte {
 	data := p
 	if len(m.pending) > 0 {

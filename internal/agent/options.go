@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/agent/containers"
 )
 
 // DefaultOutputLimit bounds the kept output of one step, in bytes.
@@ -41,6 +44,41 @@ type Options struct {
 	// CheckOut tries the way out once, for health requests that ask for it;
 	// nil: a TCP connection to a public name server.
 	CheckOut func(ctx context.Context) error
+	// DiskSpace says how many bytes of a folder's disk are free, of how many; nil:
+	// [DiskSpace].
+	DiskSpace func(dir string) (free, total uint64, err error)
+	// StepClock makes each setup ask the time service of a Linux system to
+	// correct the clock at once, since the machine may have slept.
+	StepClock bool
+	// Netrc is the file that containers of a stage have as ~/.netrc where the
+	// stage keeps credentials from step to step; empty: ~/.netrc of HOME in Env,
+	// which steps on the machine have anyway.
+	Netrc string
+	// LogEcho gets the lines that go to a log service too, where a stage asks
+	// for that; nil: os.Stdout. It must be safe for concurrent use.
+	LogEcho io.Writer
+	// DockerHost is the address of the container daemon, such as
+	// unix:///var/run/docker.sock; empty: DOCKER_HOST of Env, else the system's
+	// usual one.
+	DockerHost string
+	// DockerPatience is how long steps with an image wait for a daemon that does not
+	// answer, since it may be starting; 0: a minute.
+	DockerPatience time.Duration
+	// ContainerPrefix begins the names of containers, networks and volumes, so
+	// that agents with equal ids can share a daemon; empty: they are called by
+	// the ids of the request. Containers reach each other by those in any case.
+	ContainerPrefix string
+	// ContainerLabels are put on all of them, besides the agent's own.
+	ContainerLabels map[string]string
+	// NetworkDriver is the driver of stages' networks; empty: bridge, on Windows
+	// nat.
+	NetworkDriver string
+	// ContainerMounts are given to every container step.
+	ContainerMounts []containers.Mount
+	// ReclaimNetworks frees networks nobody uses any more, when the daemon has
+	// no addresses left for another, and says how many; nil: those that killed
+	// agents with this StateDir have left.
+	ReclaimNetworks func(ctx context.Context) (int, error)
 	// Log is where the agent reports; nil: nowhere.
 	Log *slog.Logger
 }
@@ -70,6 +108,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CheckOut == nil {
 		o.CheckOut = dialOut
+	}
+	if o.DiskSpace == nil {
+		o.DiskSpace = DiskSpace
+	}
+	if home := lookup(o.Env, "HOME"); o.Netrc == "" && home != "" {
+		o.Netrc = filepath.Join(home, ".netrc")
+	}
+	if o.LogEcho == nil {
+		o.LogEcho = os.Stdout
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -118,3 +165,7 @@ func dialOut(ctx context.Context) error {
 	}
 	return c.Close()
 }
+
+// HostPath turns a path as callers write it into one of this system: on
+// Windows a path without a drive is on C:, and slashes are the system's own.
+func HostPath(path string) string { return hostPath(path) }

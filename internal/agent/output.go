@@ -3,23 +3,22 @@ package agent
 import (
 	"io"
 	"sync"
-	"time"
 )
 
-// holdFor is how long text that may be the beginning of a secret is held back
-// before a reader sees it.
-const holdFor = time.Second
-
-// output is where a step's text goes: through the masker into the spool. Safe
-// for concurrent use; text written after close is dropped.
+// output is where a step's text goes: through the masks into the spool, and to
+// a log service if the step has one. Text that may be the beginning of a secret
+// waits for what follows it, however long that takes. Safe for concurrent use;
+// text written after close is dropped.
 type output struct {
-	mu     sync.Mutex
-	mask   *masker // nil: nothing to mask
-	spool  *spool
-	buf    []byte
-	timer  *time.Timer // flushes the masker, nil while nothing is held
-	inLine bool        // the text so far does not end with a newline
-	closed bool
+	mu       sync.Mutex
+	mask     *masker   // nil: no secrets
+	patterns *patterns // nil: none
+	spool    *spool
+	log      io.Writer // nil: no log service; neither fails nor waits
+	masked   []byte
+	settled  []byte
+	inLine   bool // the text so far does not end with a newline
+	closed   bool
 }
 
 var _ io.Writer = (*output)(nil)
@@ -28,7 +27,8 @@ var _ io.Writer = (*output)(nil)
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.writeLocked(p)
+	o.writeLocked(p)
+	return len(p), nil
 }
 
 // line writes whole lines of the agent's own, on lines of their own.
@@ -38,45 +38,43 @@ func (o *output) line(text string) {
 	if o.inLine {
 		text = "\n" + text
 	}
-	_, _ = o.writeLocked([]byte(text)) // never fails
+	o.writeLocked([]byte(text))
 }
 
-func (o *output) writeLocked(p []byte) (int, error) {
+func (o *output) writeLocked(p []byte) {
 	if o.closed || len(p) == 0 {
-		return len(p), nil
-	}
-	o.inLine = p[len(p)-1] != '\n'
-	if o.mask == nil {
-		return o.spool.Write(p)
-	}
-	o.buf = o.mask.mask(o.buf[:0], p)
-	o.emit()
-	switch {
-	case o.mask.holding() && o.timer == nil:
-		o.timer = time.AfterFunc(holdFor, o.release)
-	case !o.mask.holding() && o.timer != nil:
-		o.timer.Stop()
-		o.timer = nil
-	}
-	return len(p), nil
-}
-
-// release lets go of what is held back, for readers who wait.
-func (o *output) release() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed || o.timer == nil {
 		return
 	}
-	o.timer = nil
-	o.buf = o.mask.flush(o.buf[:0])
-	o.emit()
+	o.inLine = p[len(p)-1] != '\n'
+	if o.mask != nil {
+		o.masked = o.mask.mask(o.masked[:0], p)
+		p = o.masked
+	}
+	if o.patterns != nil {
+		o.settled = o.patterns.mask(o.settled[:0], p)
+		p = o.settled
+	}
+	o.emit(p)
 }
 
-func (o *output) emit() {
-	if len(o.buf) > 0 {
-		_, _ = o.spool.Write(o.buf) // never fails
+func (o *output) emit(p []byte) {
+	if len(p) == 0 {
+		return
 	}
+	_, _ = o.spool.Write(p) // never fails
+	if o.log != nil {
+		_, _ = o.log.Write(p) // never fails
+	}
+}
+
+// last returns the end of what was let out, at most n bytes of it.
+func (o *output) last(n int) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil
+	}
+	return o.spool.last(n)
 }
 
 // close ends the output, text held back included. A second call does nothing.
@@ -87,12 +85,13 @@ func (o *output) close() {
 		return
 	}
 	o.closed = true
-	if o.timer != nil {
-		o.timer.Stop()
-	}
+	var rest []byte
 	if o.mask != nil {
-		o.buf = o.mask.flush(o.buf[:0])
-		o.emit()
+		rest = o.mask.flush(nil)
 	}
+	if o.patterns != nil {
+		rest = o.patterns.flush(o.patterns.mask(nil, rest))
+	}
+	o.emit(rest)
 	o.spool.end()
 }

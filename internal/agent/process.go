@@ -15,13 +15,15 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 )
 
-// target is everything one step has started: its session, and on Linux also
-// what left the session, known by its descent or by the marker, a variable
-// ("NAME=value") of the step's environment that no other step has.
+// target is everything one step has started: its session, and what left the
+// session, known by its descent or by the marker, a variable ("NAME=value") of the
+// step's environment that no other step has. On Windows it is what is in the job.
 type target struct {
 	PID    int    `json:"pid"`
 	Start  uint64 `json:"start"`
 	Marker string `json:"marker"`
+	// job is nil of what an earlier run has started, and where there is none.
+	job *job
 }
 
 // process is a running host process with its output.
@@ -82,9 +84,16 @@ func startProcess(ctx context.Context, spawn Spawner, o startOptions) (*process,
 	if err != nil {
 		return nil, errors.Join(err, closeErr, out.Close())
 	}
+	confined, err := confine(cmd.Process)
+	if err != nil {
+		err = errors.Join(err, cmd.Process.Kill())
+		_ = cmd.Wait() // killed
+		spawn.Exited(cmd)
+		return nil, errors.Join(err, out.Close())
+	}
 	p := &process{
 		cmd:    cmd,
-		target: target{PID: cmd.Process.Pid, Start: startTime(cmd.Process.Pid), Marker: o.marker},
+		target: target{PID: cmd.Process.Pid, Start: startTime(cmd.Process.Pid), Marker: o.marker, job: confined},
 		out:    out,
 		pumped: make(chan struct{}),
 	}
@@ -201,8 +210,10 @@ func newKillPolicy(c agentapi.ProcessConfig) killPolicy {
 // killPause is the wait between two looks at dying processes.
 const killPause = 15 * time.Millisecond
 
-// killRounds bounds how often KILL is sent to a target that keeps forking.
-const killRounds = 100
+// killTime bounds how long KILL is sent to targets that keep forking, or that the
+// kernel does not let go. On an overloaded host a killed process takes seconds to
+// get the time it needs to end.
+const killTime = 10 * time.Second
 
 // terminate ends everything the targets have started, politely as p says and
 // then by force. It returns an error only if something is left.
@@ -221,12 +232,14 @@ func terminate(targets []target, p killPolicy) error {
 			}
 		}
 	}
-	left := 0
-	for range killRounds {
-		if left = signalAll(targets, true); left == 0 {
+	for until := time.Now().Add(killTime); ; {
+		left := signalAll(targets, true)
+		if left == 0 {
 			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("%d processes are still there after KILL", left)
 		}
 		<-time.After(killPause)
 	}
-	return fmt.Errorf("%d processes are still there after KILL", left)
 }

@@ -15,10 +15,10 @@ var errNotDir error = syscall.ENOTDIR
 
 func isTextBusy(error) bool { return false }
 
-// sessionAttr starts a process in a group of its own. Users are ignored on
-// Windows, as callers expect.
+// sessionAttr starts a process in a group of its own and holds it until confine
+// lets it run. Users are ignored on Windows, as callers expect.
 func sessionAttr(string) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
+	return &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP | windows.CREATE_SUSPENDED}
 }
 
 // settleFor is how long children that still have the pipe open may keep a step
@@ -49,26 +49,42 @@ func startTime(pid int) uint64 {
 	return uint64(created.Nanoseconds())
 }
 
+// isRunning says whether the process of that number and start has not ended.
+func isRunning(pid int, start uint64) bool { return start != 0 && startTime(pid) == start }
+
 func bootID() string { return "" }
 
-// signalAll ends the process trees by force; there is no asking.
+// signalAll asks or forces the processes of the targets to end and returns how
+// many it found. Only programs of the agent's own console can be asked; a
+// service has none.
 func signalAll(targets []target, force bool) int {
 	alive := countAlive(targets)
-	if alive == 0 || !force {
-		return alive
+	if alive == 0 {
+		return 0
 	}
 	for _, t := range targets {
-		if startTime(t.PID) == t.Start {
+		leads := t.Start != 0 && startTime(t.PID) == t.Start
+		switch {
+		case !force && leads:
+			_ = windows.GenerateConsoleCtrlEvent(windows.CTRL_BREAK_EVENT, uint32(t.PID)) // it has another console, or none
+		case !force:
+		case t.job != nil:
+			t.job.end()
+		case leads:
 			_ = exec.Command("taskkill", "/t", "/f", "/pid", strconv.Itoa(t.PID)).Run() // looked at again by the caller
 		}
 	}
 	return alive
 }
 
+// countAlive counts what is in the targets' jobs, and the first processes of
+// those that have none.
 func countAlive(targets []target) int {
 	n := 0
 	for _, t := range targets {
-		if s := startTime(t.PID); s != 0 && s == t.Start {
+		if t.job != nil {
+			n += t.job.active()
+		} else if t.Start != 0 && startTime(t.PID) == t.Start {
 			n++
 		}
 	}

@@ -21,36 +21,43 @@ func (r *remarks) add(asked bool, text string) {
 }
 
 // startRemarks are what a reader must know before the first line of a step:
-// what was asked for, is not built in yet, and changes what the step sees or
-// shows. Objects that callers always send, empty, ask for nothing.
-func startRemarks(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest) remarks {
+// what was asked for, is not given, and changes what the step sees or shows.
+// Objects that callers always send, empty, ask for nothing.
+func startRemarks(req *agentapi.StartStepRequest) remarks {
 	var notes remarks
-	notes.add(setup.LogConfig.SanitizeConfig.SanitizePatternsContent != "",
-		"patterns to mask are not applied yet (log_config.sanitize_config is ignored): only the secrets themselves are masked below")
 	notes.add(len(req.WorkloadIdentities) > 0,
 		"workload identities are not issued yet (workload_identities is ignored): HARNESS_WI_HANDLE and HARNESS_WI_MINT_URL are not set")
-	notes.add(setup.Envs["DRONE_PERSIST_CREDS"] == "true",
-		"~/.netrc is not shared with steps yet (DRONE_PERSIST_CREDS is ignored)")
 	return notes
 }
 
-// endRemarks are what a step has left, or was to leave, that nobody collects
-// yet.
-func endRemarks(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest, files stepFiles) remarks {
+// lateRemarks are what a step loses by running out of time.
+func lateRemarks(setup *agentapi.SetupRequest, req *agentapi.StartStepRequest) remarks {
 	var notes remarks
-	tests := req.Kind == agentapi.KindRunTest || req.Kind == agentapi.KindRunTestsV2
-	service := setup.TIConfig.URL != "" || req.TIConfig.URL != ""
+	notes.add(len(wantedReports(setup, req)) > 0, "test reports are not collected of a step that ran out of time; its answer is due")
+	return notes
+}
+
+// endRemarks are what a step has left, or was to leave, that nobody collects.
+func endRemarks(req *agentapi.StartStepRequest, files stepFiles) remarks {
+	var notes remarks
+	notes.add(hasText(files.annotations), "annotations are not published (what was written to HARNESS_ANNOTATIONS_FILE is ignored); print what people are to see")
+	notes.add(hasText(files.native), "native artifacts are not published (what was written to HARNESS_ARTIFACT_FILE_PATH is ignored); what is in PLUGIN_ARTIFACT_FILE is in the step's answer")
+	notes.add(req.StepStatus.Endpoint != "", "results are not posted (step_status.endpoint is ignored); they are in the answer to poll_step")
+	return notes
+}
+
+// logRemarks are what keeps the output from being shown where it should, or as
+// it should.
+func (s *step) logRemarks() remarks {
+	var notes remarks
+	notes = append(notes, s.stageLog.remarks...)
 	switch {
-	case len(req.TestReport.JUnit.Paths) > 0:
-		notes.add(true, "test reports are not collected yet (test_report.junit.paths is ignored)")
-	case tests && service:
-		notes.add(true, fmt.Sprintf("test reports are not collected yet (kind %s)", req.Kind))
+	case !s.goesToService():
+	case s.stageLog.problem != nil:
+		notes.add(true, fmt.Sprintf("this output is not sent to the log service: %v; stream_output serves it", s.stageLog.problem))
+	case s.req.LogKey == "":
+		notes.add(true, "this output is not sent to the log service: the step has no log_key; stream_output serves it")
 	}
-	notes.add(hasText(files.annotations), "annotations are not published yet (HARNESS_ANNOTATIONS_FILE is ignored)")
-	notes.add(hasText(files.native), "native artifacts are not published yet (HARNESS_ARTIFACT_FILE_PATH is ignored)")
-	notes.add(req.StepStatus.Endpoint != "", "results are not posted yet (step_status.endpoint is ignored); they are in the answer to poll_step")
-	notes.add(!req.LogDrone && setup.LogConfig.URL != "",
-		"output is not uploaded to a log service yet (log_config.url is ignored); stream_output serves it")
 	return notes
 }
 

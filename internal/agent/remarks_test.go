@@ -24,8 +24,8 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 	always.LogKey = "key"
 
 	const (
-		upload  = "[runner-agent] output is not uploaded to a log service yet (log_config.url is ignored); stream_output serves it\n"
-		reports = "[runner-agent] test reports are not collected yet (test_report.junit.paths is ignored)\n"
+		noReports = "[runner-agent] warning: 0 test reports with no test in them were found for test_report.junit.paths [\"/no/such/*.xml\"]\n"
+		late      = "[runner-agent] test reports are not collected of a step that ran out of time; its answer is due\n"
 	)
 	cases := []struct {
 		name   string
@@ -41,26 +41,26 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 			want:   "text\n",
 		},
 		{
-			name:   "paths of test reports",
-			change: func(s *agentapi.StartStepRequest) { s.TestReport.JUnit.Paths = []string{"**/*.xml"} },
-			want:   "text\n" + reports,
+			name:   "paths of test reports without a report",
+			change: func(s *agentapi.StartStepRequest) { s.TestReport.JUnit.Paths = []string{"/no/such/*.xml"} },
+			want:   "text\n" + noReports,
 		},
 		{
 			name: "the remark has a line of its own, and a failing step keeps its code",
 			change: func(s *agentapi.StartStepRequest) {
 				s.Run.Commands = []string{"printf text; exit 3"}
-				s.TestReport.JUnit.Paths = []string{"a.xml"}
+				s.TestReport.JUnit.Paths = []string{"/no/such/*.xml"}
 			},
-			want: "text\n" + reports, failed: true,
+			want: "text\n" + noReports, failed: true,
 		},
 		{
-			name:  "a step of tests without paths, whose reports have a service to go to",
+			name:  "a step of tests without paths and reports",
 			setup: agentapi.SetupRequest{TIConfig: agentapi.TIConfig{URL: "https://ti.test"}},
 			change: func(s *agentapi.StartStepRequest) {
 				s.Kind = agentapi.KindRunTestsV2
 				s.RunTestV2 = agentapi.RunTestV2{Entrypoint: []string{"sh", "-c"}, Commands: []string{"echo tests"}}
 			},
-			want: "tests\n[runner-agent] test reports are not collected yet (kind RunTestsV2)\n",
+			want: "tests\n",
 		},
 		{
 			name: "annotations and native artifacts that were written",
@@ -68,20 +68,20 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 				s.Run.Commands = []string{`echo '{}' > "$HARNESS_ANNOTATIONS_FILE"; echo '{}' > "$HARNESS_ARTIFACT_FILE_PATH"`}
 				s.DeleteTempStepFiles = true
 			},
-			want: "[runner-agent] annotations are not published yet (HARNESS_ANNOTATIONS_FILE is ignored)\n" +
-				"[runner-agent] native artifacts are not published yet (HARNESS_ARTIFACT_FILE_PATH is ignored)\n",
+			want: "[runner-agent] annotations are not published (what was written to HARNESS_ANNOTATIONS_FILE is ignored); print what people are to see\n" +
+				"[runner-agent] native artifacts are not published (what was written to HARNESS_ARTIFACT_FILE_PATH is ignored); what is in PLUGIN_ARTIFACT_FILE is in the step's answer\n",
 		},
 		{
-			name:   "patterns to mask, before the output they are about",
-			setup:  agentapi.SetupRequest{LogConfig: agentapi.LogConfig{SanitizeConfig: agentapi.SanitizeConfig{SanitizePatternsContent: "c2VjcmV0"}}},
+			name:   "patterns that cannot be read, before the output they are about",
+			setup:  agentapi.SetupRequest{LogConfig: agentapi.LogConfig{SanitizeConfig: agentapi.SanitizeConfig{SanitizePatternsContent: "%"}}},
 			change: func(*agentapi.StartStepRequest) {},
-			want:   "[runner-agent] patterns to mask are not applied yet (log_config.sanitize_config is ignored): only the secrets themselves are masked below\ntext\n",
+			want:   "[runner-agent] patterns to mask are not applied: log_config.sanitize_config.sanitize_patterns_content is no base64\ntext\n",
 		},
 		{
-			name:   "credentials that were to be shared",
+			name:   "credentials that are to be shared, which steps on the machine have anyway",
 			setup:  agentapi.SetupRequest{Envs: map[string]string{"DRONE_PERSIST_CREDS": "true"}},
 			change: func(*agentapi.StartStepRequest) {},
-			want:   "[runner-agent] ~/.netrc is not shared with steps yet (DRONE_PERSIST_CREDS is ignored)\ntext\n",
+			want:   "text\n",
 		},
 		{
 			name: "workload identities",
@@ -93,7 +93,7 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 		{
 			name:   "results that were to be posted",
 			change: func(s *agentapi.StartStepRequest) { s.StepStatus.Endpoint = "https://status.test" },
-			want:   "text\n[runner-agent] results are not posted yet (step_status.endpoint is ignored); they are in the answer to poll_step\n",
+			want:   "text\n[runner-agent] results are not posted (step_status.endpoint is ignored); they are in the answer to poll_step\n",
 		},
 		{
 			name:   "a log service, for a step that streams its output",
@@ -102,18 +102,12 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 			want:   "text\n",
 		},
 		{
-			name:   "a log service, for a step whose output belongs there",
-			setup:  agentapi.SetupRequest{LogConfig: agentapi.LogConfig{URL: "https://logs.test"}},
-			change: func(s *agentapi.StartStepRequest) { s.LogDrone = false },
-			want:   "\x1b[33;1mExecuting the following command(s):\n\x1b[33;1mecho text\ntext\n" + upload,
-		},
-		{
 			name: "a step out of time",
 			change: func(s *agentapi.StartStepRequest) {
 				s.Run.Commands = []string{"echo text; exec sleep 600"}
 				s.Timeout, s.TestReport.JUnit.Paths = 1, []string{"a.xml"}
 			},
-			want: "text\n" + reports, failed: true,
+			want: "text\n" + late, failed: true,
 		},
 	}
 	for _, c := range cases {

@@ -34,6 +34,9 @@ const serverName = "runner.test"
 // patience bounds every wait of these tests; none of them measures time.
 const patience = 60 * time.Second
 
+// noDocker is where there is no daemon.
+const noDocker = "unix:///no/docker.sock"
+
 // rig is an agent that listens on loopback with mutual TLS, and its caller.
 type rig struct {
 	t      testing.TB
@@ -55,9 +58,13 @@ func newRig(t testing.TB, change ...func(*agent.Options)) *rig {
 	if err := os.Mkdir(r.work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o := agent.Options{SharedDir: r.shared, StateDir: r.state, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	// A Docker daemon of the host is none of these tests' business.
+	o := agent.Options{SharedDir: r.shared, StateDir: r.state, DockerHost: noDocker, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	for _, c := range change {
 		c(&o)
+	}
+	if o.DockerHost == noDocker {
+		o.DockerPatience = time.Millisecond // none will come
 	}
 	var err error
 	if r.agent, err = agent.New(o); err != nil {

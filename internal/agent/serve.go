@@ -35,6 +35,10 @@ func (a *Agent) Serve(ctx context.Context, ln net.Listener, conf *tls.Config) er
 		ErrorLog:          slog.NewLogLogger(a.opts.Log.Handler(), slog.LevelDebug),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 	}
+	sweeping, endSweep := context.WithCancel(ctx)
+	swept := make(chan struct{})
+	go func() { defer close(swept); a.SweepContainers(sweeping) }()
+	defer func() { endSweep(); <-swept }()
 	failed := make(chan error, 1)
 	go func() {
 		if conf == nil {
@@ -54,7 +58,7 @@ func (a *Agent) Serve(ctx context.Context, ln net.Listener, conf *tls.Config) er
 	shutdown, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
 	go func() { stopped <- srv.Shutdown(shutdown) }()
-	err := a.Close() // takes no longer than stepPatience twice
+	err := a.Close() // takes no longer than killTime, stepPatience twice and closeDockerTime
 	late := time.AfterFunc(closeTimeout/2, func() { cut(errStopping) })
 	defer late.Stop()
 	tooLate := time.AfterFunc(closeTimeout, giveUp) // for readers that have stalled
@@ -62,6 +66,6 @@ func (a *Agent) Serve(ctx context.Context, ln net.Listener, conf *tls.Config) er
 	if stopErr := <-stopped; stopErr != nil {
 		err = errors.Join(err, srv.Close())
 	}
-	<-failed // http.ErrServerClosed
+	<-failed //nolint:errcheck // http.ErrServerClosed
 	return err
 }

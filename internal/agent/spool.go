@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 )
 
@@ -72,6 +73,22 @@ func (s *spool) Write(p []byte) (int, error) {
 	return all, nil
 }
 
+// last returns the end of what was written, at most n bytes of it and at most
+// tailBytes. Only for the writer, before end.
+func (s *spool) last(n int) []byte {
+	if s.dropped > 0 {
+		return slices.Clone(s.tail[max(0, len(s.tail)-n):])
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil // nobody depends on it
+	}
+	defer f.Close()
+	text := make([]byte, min(int64(n), s.size))
+	read, _ := f.ReadAt(text, s.size-int64(len(text))) // likewise
+	return text[:read]
+}
+
 // end says that nothing follows. It frees what only the writer needs.
 func (s *spool) end() {
 	if err := s.file.Close(); err != nil {
@@ -122,10 +139,10 @@ func (s *spool) check(offset int64) error {
 	return nil
 }
 
-// stream writes the output to w from offset on, and what is added until the
-// end, calling flush after each write. It returns when the output has ended,
-// ctx is done, or w fails.
-func (s *spool) stream(ctx context.Context, w io.Writer, offset int64, flush func()) error {
+// stream writes the output to w from offset on, with follow also what is added
+// until the end, calling flush after each write. It returns when the output has
+// ended, ctx is done, or w fails.
+func (s *spool) stream(ctx context.Context, w io.Writer, offset int64, follow bool, flush func()) error {
 	if err := s.check(offset); err != nil {
 		return err
 	}
@@ -148,7 +165,7 @@ func (s *spool) stream(ctx context.Context, w io.Writer, offset int64, flush fun
 			offset += int64(len(chunk))
 			flush()
 		}
-		if v.ended {
+		if v.ended || !follow {
 			return nil
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -25,7 +26,7 @@ func testSpool(t *testing.T, limit int64) *spool {
 func readAll(t *testing.T, s *spool, offset int64) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := s.stream(t.Context(), &b, offset, func() {}); err != nil {
+	if err := s.stream(t.Context(), &b, offset, true, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -117,7 +118,7 @@ func TestSpoolFollowsLiveForManyReaders(t *testing.T) {
 	for i := range readers {
 		wg.Go(func() {
 			var b bytes.Buffer
-			if err := s.stream(t.Context(), &b, 0, func() {}); err != nil {
+			if err := s.stream(t.Context(), &b, 0, true, func() {}); err != nil {
 				t.Error(err)
 			}
 			got[i] = b.String()
@@ -148,7 +149,7 @@ func TestSpoolWriterIsNotHeldUpByAStalledReader(t *testing.T) {
 	s := testSpool(t, 1<<20)
 	conn := stalled{make(chan struct{})}
 	done := make(chan error, 1)
-	go func() { done <- s.stream(t.Context(), conn, 0, func() {}) }()
+	go func() { done <- s.stream(t.Context(), conn, 0, true, func() {}) }()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -173,7 +174,7 @@ func TestSpoolReaderLeavesWhenItsContextEnds(t *testing.T) {
 	s := testSpool(t, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.stream(ctx, io.Discard, 0, func() {}) }()
+	go func() { done <- s.stream(ctx, io.Discard, 0, true, func() {}) }()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("stream returned %v", err)
@@ -196,28 +197,46 @@ func TestSpoolOnAFullDiskLosesTextAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestOutputIsNotHeldBackForEver(t *testing.T) {
+func TestASecretIsMaskedHoweverLongItTakesToCome(t *testing.T) {
 	t.Parallel()
-	s := testSpool(t, 1<<20)
-	o := &output{mask: newMasker([]string{"hunter2"}), spool: s}
-	_, _ = o.Write([]byte("a prompt that ends like a secret: hunt")) // never fails
-	deadline := time.After(30 * time.Second)
-	for {
-		v := s.view()
-		if v.size == int64(len("a prompt that ends like a secret: hunt")) {
-			break
-		}
-		select {
-		case <-v.changed:
-		case <-deadline:
-			t.Fatalf("only %d bytes came out", v.size)
-		}
+	const secret = "hunter2"
+	for i := range secret {
+		synctest.Test(t, func(t *testing.T) {
+			s := testSpool(t, 1<<20)
+			o := &output{mask: newMasker([]string{secret}), spool: s}
+			_, _ = o.Write([]byte("a prompt: " + secret[:i])) // never fails
+			<-time.After(time.Hour)
+			if got, want := string(o.last(100)), "a prompt: "; got != want {
+				t.Errorf("after %q it shows %q, want %q", secret[:i], got, want)
+			}
+			_, _ = o.Write([]byte(secret[i:] + "\n")) // never fails
+			o.close()
+			o.close()
+			_, _ = o.Write([]byte("late")) // never fails
+			if got, want := readAll(t, s, 0), "a prompt: "+starsText+"\n"; got != want {
+				t.Errorf("cut after %q: got %q, want %q", secret[:i], got, want)
+			}
+		})
 	}
-	_, _ = o.Write([]byte("er2 hunter2\n")) // never fails
-	o.close()
-	o.close()
-	_, _ = o.Write([]byte("late")) // never fails
-	if got, want := readAll(t, s, 0), "a prompt that ends like a secret: hunter2 "+starsText+"\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+}
+
+func TestTheEndOfAnOutputIsKnown(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		limit int64
+	}{{"all of it is in the file", 1 << 20}, {"the file is full", 5}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := testSpool(t, c.limit)
+			if got := s.last(5); len(got) != 0 {
+				t.Errorf("at first it is %q", got)
+			}
+			put(s, "one two three")
+			if got := string(s.last(5)); got != "three" {
+				t.Errorf("got %q, want the last five bytes", got)
+			}
+			s.end()
+		})
 	}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,25 +13,40 @@ import (
 )
 
 // state is one run's folder below the state directory: the outputs of its
-// steps, and a journal of the processes it has started, so that the next run
-// can end what this one left behind when it was killed.
+// steps, a journal of the processes it has started, and whether it may have made
+// containers, so that the next run can end what this one left behind when it was
+// killed.
 type state struct {
 	dir     string
+	id      string // unlike that of any other run anywhere
 	journal *os.File
 	log     *slog.Logger
 }
 
 // The files of a run's folder.
 const (
-	ownerFile    = "owner.json"
-	journalFile  = "processes.jsonl"
-	outputSuffix = ".output"
+	ownerFile      = "owner.json"
+	journalFile    = "processes.jsonl"
+	containersFile = "containers" // there is one if the run may have made any
+	outputSuffix   = ".output"
 )
 
 // owner says which process a run's folder belongs to, and in which boot.
 type owner struct {
+	ID   string `json:"id"`
 	Boot string `json:"boot"`
 	target
+}
+
+// deadRun is a run that is no more and may have left containers, networks or
+// volumes. Its folder stays until they are gone.
+type deadRun struct{ id, dir string }
+
+// forget removes the folder of a run of which nothing is left.
+func (d deadRun) forget(log *slog.Logger) {
+	if err := os.RemoveAll(d.dir); err != nil {
+		log.Warn("an earlier run cannot be removed", "dir", d.dir, "err", err)
+	}
 }
 
 // entry is a line of the journal. The last one of a step counts.
@@ -41,20 +57,21 @@ type entry struct {
 }
 
 // openState makes this run's folder, and ends and removes what runs that are
-// no more have left.
-func openState(root string, log *slog.Logger) (*state, error) {
+// no more have left. Those it returns may have left containers.
+func openState(root string, log *slog.Logger) (*state, []deadRun, error) {
 	runs := filepath.Join(root, "runs")
 	if err := os.MkdirAll(runs, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return nil, nil, fmt.Errorf("state directory: %w", err)
 	}
 	boot := bootID()
-	sweepRuns(runs, boot, log)
+	dead := sweepRuns(runs, boot, log)
 	dir, err := os.MkdirTemp(runs, "run-")
 	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return nil, nil, fmt.Errorf("state directory: %w", err)
 	}
 	self := os.Getpid()
-	text, err := json.Marshal(owner{Boot: boot, target: target{PID: self, Start: startTime(self)}})
+	id := rand.Text()
+	text, err := json.Marshal(owner{ID: id, Boot: boot, target: target{PID: self, Start: startTime(self)}})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, ownerFile), text, 0o600)
 	}
@@ -63,32 +80,38 @@ func openState(root string, log *slog.Logger) (*state, error) {
 		journal, err = os.OpenFile(filepath.Join(dir, journalFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("state directory: %w", err), os.RemoveAll(dir))
+		return nil, nil, errors.Join(fmt.Errorf("state directory: %w", err), os.RemoveAll(dir))
 	}
-	return &state{dir: dir, journal: journal, log: log}, nil
+	return &state{dir: dir, id: id, journal: journal, log: log}, dead, nil
 }
 
 // sweepRuns cleans up after runs whose agent does not live any more. What goes
-// wrong is logged: an agent must start even beside the remains of another.
-func sweepRuns(runs, boot string, log *slog.Logger) {
+// wrong is logged: an agent must start even beside the remains of another. It
+// returns those that may have left containers, which stay.
+func sweepRuns(runs, boot string, log *slog.Logger) []deadRun {
 	entries, err := os.ReadDir(runs)
 	if err != nil {
 		log.Warn("earlier runs cannot be read", "err", err)
-		return
+		return nil
 	}
+	var dead []deadRun
 	for _, e := range entries {
 		dir := filepath.Join(runs, e.Name())
 		of := readOwner(filepath.Join(dir, ownerFile))
-		if of.Boot == boot && of.Start != 0 && startTime(of.PID) == of.Start {
+		if of.Boot == boot && isRunning(of.PID, of.Start) {
 			continue
 		}
 		if of.Boot == boot {
 			endRun(dir, log)
 		}
-		if err := os.RemoveAll(dir); err != nil {
-			log.Warn("an earlier run cannot be removed", "dir", dir, "err", err)
+		run := deadRun{id: of.ID, dir: dir}
+		if _, err := os.Stat(filepath.Join(dir, containersFile)); err == nil && of.ID != "" {
+			dead = append(dead, run)
+			continue
 		}
+		run.forget(log)
 	}
+	return dead
 }
 
 // readOwner returns an owner that is nobody where there is no whole file.
@@ -155,6 +178,20 @@ func (s *state) add(e entry) {
 	if err != nil {
 		s.log.Warn("process cannot be recorded; it would outlive a killed agent", "err", err)
 	}
+}
+
+// noteContainers records, before the first is made, that there may be
+// containers, networks or volumes of this run. It may be called again.
+func (s *state) noteContainers() error {
+	f, err := os.OpenFile(filepath.Join(s.dir, containersFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	// They outlive a crash of the whole machine, and so must the record.
+	if err := errors.Join(f.Sync(), f.Close(), syncDir(s.dir)); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
 }
 
 func (s *state) outputPath(n int) string {

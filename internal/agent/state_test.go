@@ -19,7 +19,7 @@ nonsense
 	got := readJournal([]byte(journal))
 	slices.SortFunc(got, func(a, b target) int { return b.PID - a.PID })
 	want := []target{{PID: 10, Start: 7, Marker: "DRONE_ENV=a"}, {Marker: "DRONE_ENV=b"}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(target{})); diff != "" {
 		t.Errorf("targets (-want +got):\n%s", diff)
 	}
 }

@@ -59,3 +59,45 @@ func parseUsage(meminfo, stat string) (usage, error) {
 	}
 	return u, nil
 }
+
+// readDisk reads /proc/diskstats.
+func readDisk() (diskUsage, error) {
+	text, err := os.ReadFile("/proc/diskstats")
+	if err != nil {
+		return diskUsage{}, err
+	}
+	return parseDisk(string(text), func(name string) bool {
+		_, err := os.Stat("/sys/block/" + name) // has whole disks, no partitions
+		return err == nil
+	}), nil
+}
+
+// parseDisk sums up the disks that whole takes for whole ones. Devices that
+// only pass on to others, or have no disk behind them, do not count.
+func parseDisk(diskstats string, whole func(string) bool) diskUsage {
+	const sector = 512
+	var d diskUsage
+	for line := range strings.SplitSeq(diskstats, "\n") {
+		const name, read, written = 2, 5, 9
+		f := strings.Fields(line)
+		if len(f) <= written || virtualDisk(f[name]) || !whole(f[name]) {
+			continue
+		}
+		r, err := strconv.ParseUint(f[read], 10, 64)
+		w, werr := strconv.ParseUint(f[written], 10, 64)
+		if err == nil && werr == nil {
+			d.read += r * sector
+			d.written += w * sector
+		}
+	}
+	return d
+}
+
+func virtualDisk(name string) bool {
+	for _, prefix := range []string{"loop", "ram", "zram", "dm-", "md"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/containers"
+	"github.com/vm-runner/drone-runner-aws/internal/agent/logservice"
 )
 
 // failedCode is the exit code of a step the agent itself could not run, or
@@ -26,42 +29,56 @@ const answerGrace = 750 * time.Millisecond
 
 // step is one step from its start to its result.
 type step struct {
-	agent  *Agent
-	req    *agentapi.StartStepRequest
-	setup  agentapi.SetupRequest
-	number int
-	files  stepFiles
-	out    *output
-	spool  *spool
-	cancel context.CancelCauseFunc
+	agent    *Agent
+	stage    *stage
+	req      *agentapi.StartStepRequest
+	setup    agentapi.SetupRequest
+	egress   *egress
+	stageLog *stageLog
+	number   int
+	files    stepFiles
+	out      *output
+	spool    *spool
+	log      *logservice.Stream // nil: the output goes to no log service
+	cancel   context.CancelCauseFunc
 
 	begun chan struct{} // closed when the process runs or cannot
 	done  chan struct{} // closed when result is set
 
 	mu     sync.Mutex
 	proc   *target
+	ending *ending               // ends the process; nil: the step itself does
+	ctr    *containers.Container // of a step with an image, while and after it runs
 	result *agentapi.PollStepResponse
 }
 
-func newStep(a *Agent, req *agentapi.StartStepRequest, setup agentapi.SetupRequest, number int) (*step, error) {
-	sp, err := newSpool(a.state.outputPath(number), a.opts.OutputLimit, a.opts.Log)
+func newStep(a *Agent, req *agentapi.StartStepRequest, at admission) (*step, error) {
+	eg, err := newEgress(at.setup.EgressPolicy, req.EgressPolicy)
 	if err != nil {
 		return nil, err
 	}
-	secrets := append(append([]string(nil), setup.Secrets...), req.Secrets...)
-	if setup.Envs[envExtraMask] == "true" || req.Environment[envExtraMask] == "true" {
+	sp, err := newSpool(a.state.outputPath(at.number), a.opts.OutputLimit, a.opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	secrets := append(append([]string(nil), at.setup.Secrets...), req.Secrets...)
+	if at.setup.Envs[envExtraMask] == "true" || req.Environment[envExtraMask] == "true" {
 		secrets = secretVariants(secrets)
 	}
+	secrets = append(secrets, eg.secrets()...)
 	return &step{
-		agent:  a,
-		req:    req,
-		setup:  setup,
-		number: number,
-		files:  newStepFiles(a.opts.SharedDir, req),
-		out:    &output{mask: newMasker(secrets), spool: sp},
-		spool:  sp,
-		begun:  make(chan struct{}),
-		done:   make(chan struct{}),
+		agent:    a,
+		stage:    at.stage,
+		req:      req,
+		setup:    at.setup,
+		egress:   eg,
+		stageLog: at.log,
+		number:   at.number,
+		files:    newStepFiles(a.opts.SharedDir, req),
+		out:      &output{mask: newMasker(secrets), patterns: newPatterns(at.log.patterns), spool: sp},
+		spool:    sp,
+		begun:    make(chan struct{}),
+		done:     make(chan struct{}),
 	}, nil
 }
 
@@ -74,6 +91,11 @@ func (s *step) wait(ctx context.Context) (*agentapi.PollStepResponse, error) {
 	case <-s.done:
 		return s.get(), nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-s.done: // meanwhile: a result that is there is given
+		return s.get(), nil
+	default:
 		return nil, context.Cause(ctx)
 	}
 }
@@ -86,7 +108,7 @@ func (s *step) waitDetached(ctx context.Context) (*agentapi.PollStepResponse, er
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if _, ok := s.started(); ok {
+	if s.runs() {
 		return &agentapi.PollStepResponse{}, nil
 	}
 	<-s.done // follows at once
@@ -99,16 +121,6 @@ func (s *step) get() *agentapi.PollStepResponse {
 	return s.result
 }
 
-// started returns what the step's process was started as, if it was.
-func (s *step) started() (target, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.proc == nil {
-		return target{}, false
-	}
-	return *s.proc, true
-}
-
 func (s *step) forgetOutput() { s.spool.remove() }
 
 // run is the step's life. Whatever happens in it, there is a result.
@@ -119,7 +131,9 @@ func (s *step) run(ctx context.Context) {
 			s.agent.opts.Log.Error("step panicked", "step", s.req.ID, "panic", p, "stack", string(debug.Stack()))
 			res = s.failed(fmt.Errorf("internal error: %v", p))
 		}
+		s.hint(res)
 		s.out.close()
+		s.endLog(ctx)
 		s.cancel(nil)
 		s.mu.Lock()
 		s.result = res
@@ -127,6 +141,7 @@ func (s *step) run(ctx context.Context) {
 		s.closeBegun()
 		close(s.done)
 	}()
+	s.openLog(ctx)
 	res = s.execute(ctx)
 }
 
@@ -138,10 +153,10 @@ func (s *step) closeBegun() {
 	}
 }
 
-// execute prepares, starts and awaits the process.
+// execute prepares, starts and awaits the process or the container.
 func (s *step) execute(ctx context.Context) *agentapi.PollStepResponse {
-	if err := notBuiltIn(s.req); err != nil {
-		return s.failed(err)
+	if s.req.Image != "" {
+		return s.executeContainer(ctx)
 	}
 	args, shown, err := argv(s.req, s.files)
 	if err != nil {
@@ -150,7 +165,7 @@ func (s *step) execute(ctx context.Context) *agentapi.PollStepResponse {
 	if err := s.prepare(); err != nil {
 		return s.failed(err)
 	}
-	s.remark(startRemarks(&s.setup, s.req))
+	s.remark(slices.Concat(startRemarks(s.req), s.diskRemarks(), s.logRemarks()))
 	if !s.req.LogDrone {
 		_, _ = s.out.Write([]byte(header(shown))) // an output never fails
 	}
@@ -159,7 +174,7 @@ func (s *step) execute(ctx context.Context) *agentapi.PollStepResponse {
 	proc, err := startProcess(ctx, s.agent.opts.Spawner, startOptions{
 		args:   args,
 		dir:    hostPath(s.req.WorkingDir),
-		env:    environ(s.agent.opts.Env, stepEnv(&s.setup, s.req, s.agent.opts.SharedDir, s.files)),
+		env:    environ(s.agent.opts.Env, stepEnv(&s.setup, s.req, s.egress, s.agent.opts.SharedDir, s.files)),
 		user:   s.req.User,
 		marker: marker,
 		sink:   s.out,
@@ -174,6 +189,11 @@ func (s *step) execute(ctx context.Context) *agentapi.PollStepResponse {
 	s.mu.Unlock()
 	s.closeBegun()
 	return s.await(ctx, proc)
+}
+
+// diskRemarks look at the disks the step writes to.
+func (s *step) diskRemarks() remarks {
+	return diskRemarks([]string{s.agent.opts.SharedDir, hostPath(s.req.WorkingDir)}, s.agent.opts.DiskSpace)
 }
 
 // prepare makes the files of the step and removes what an earlier step of the
@@ -202,31 +222,54 @@ func (s *step) await(ctx context.Context, proc *process) *agentapi.PollStepRespo
 		}
 		ended <- err
 	})
-	var expired <-chan time.Time
-	if s.req.Timeout > 0 {
-		timer := time.NewTimer(time.Duration(s.req.Timeout) * time.Second)
-		defer timer.Stop()
-		expired = timer.C
-	}
+	expired, stop := s.expiry()
+	defer stop()
 	select {
 	case err := <-ended:
-		return s.finished(proc, err)
+		return s.finished(ctx, proc, err)
 	case <-expired:
 		return s.timedOut(proc, ended)
 	case <-ctx.Done():
-		return s.ended(proc, ended)
+		return s.ended(ctx, proc, ended)
 	}
+}
+
+// expiry is when the step's time is over, never if it has none.
+func (s *step) expiry() (expired <-chan time.Time, stop func() bool) {
+	if s.req.Timeout <= 0 {
+		return nil, func() bool { return true }
+	}
+	timer := time.NewTimer(time.Duration(s.req.Timeout) * time.Second)
+	return timer.C, timer.Stop
 }
 
 // ended ends the process because its stage ends. The result is what the
 // process then exits with.
-func (s *step) ended(proc *process, ended <-chan error) *agentapi.PollStepResponse {
-	err := terminate([]target{proc.target}, killPolicy{terms: 1, interval: destroyGrace})
-	if err != nil {
-		s.agent.opts.Log.Warn("step cannot be ended", "step", s.req.ID, "err", err)
-		return s.failed(err)
+func (s *step) ended(ctx context.Context, proc *process, ended <-chan error) *agentapi.PollStepResponse {
+	s.mu.Lock()
+	e := s.ending
+	s.mu.Unlock()
+	if e == nil { // started just now, so nobody else ends it
+		e = newEnding()
+		e.end([]target{proc.target})
 	}
-	return s.finished(proc, <-ended)
+	select {
+	case waitErr := <-ended: // what it has left behind is being ended
+		return s.finished(ctx, proc, waitErr)
+	case <-e.done:
+	}
+	if e.err == nil {
+		return s.finished(ctx, proc, <-ended)
+	}
+	s.agent.opts.Log.Warn("step cannot be ended", "step", s.req.ID, "err", e.err)
+	grace := time.NewTimer(answerGrace)
+	defer grace.Stop()
+	select {
+	case waitErr := <-ended: // what is left may be another step's
+		return s.finished(ctx, proc, waitErr)
+	case <-grace.C:
+		return s.failed(e.err)
+	}
 }
 
 // groupPause is the time between two looks at a session that is waited for.
@@ -257,32 +300,52 @@ func (s *step) timedOut(proc *process, ended <-chan error) *agentapi.PollStepRes
 	select {
 	case <-killed:
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // its time was up, whatever it says
 		case <-grace.C:
 		}
 	case <-grace.C:
 	}
-	s.remark(endRemarks(&s.setup, s.req, s.files))
+	return s.expiredResult()
+}
+
+// expiredResult is the answer of a step whose time is over.
+func (s *step) expiredResult() *agentapi.PollStepResponse {
+	s.remark(lateRemarks(&s.setup, s.req))
+	s.remark(endRemarks(s.req, s.files))
 	s.removeTempFiles()
 	return &agentapi.PollStepResponse{Exited: true, ExitCode: failedCode, Error: timeoutText}
 }
 
 // finished makes the result of a process that has ended by itself.
-func (s *step) finished(proc *process, waitErr error) *agentapi.PollStepResponse {
+func (s *step) finished(ctx context.Context, proc *process, waitErr error) *agentapi.PollStepResponse {
 	if waitErr != nil {
 		return s.failed(waitErr)
 	}
+	return s.exited(ctx, proc.exitCode(), false)
+}
+
+// exited makes the result of a process or container that has ended by itself.
+func (s *step) exited(ctx context.Context, code int, oomKilled bool) *agentapi.PollStepResponse {
 	defer s.removeTempFiles()
-	defer func() { s.remark(endRemarks(&s.setup, s.req, s.files)) }()
+	defer func() { s.remark(endRemarks(s.req, s.files)) }()
+	if code != 0 {
+		s.remark(s.diskRemarks())
+	}
 	res := s.answer()
-	if code := proc.exitCode(); code != 0 {
+	switch {
+	case oomKilled:
+		res.ExitCode, res.OOMKilled = code, true
+		res.Error = frame("oom killed")
+	case code != 0:
 		res.ExitCode = code
 		res.Error = frame(fmt.Sprintf("exit status %d", code))
 	}
+	tests := s.collectReports(ctx)
 	if s.req.LogDrone {
 		return res
 	}
 	collect(res, s.req, s.files, func(text string) { s.remark(remarks{"warning: " + text}) })
+	s.addSummary(res, tests)
 	return res
 }
 

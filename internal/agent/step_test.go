@@ -65,9 +65,9 @@ func TestResultsCallersKnow(t *testing.T) {
 			agentapi.PollStepResponse{Exited: true, ExitCode: 255, Error: framed("step entrypoint cannot be empty"), OptimizationState: "DISABLED", TelemetryData: &agentapi.TelemetryData{}},
 		},
 		{
-			"an image before there are containers",
+			"an image without a daemon",
 			step(func(s *agentapi.StartStepRequest) { s.Image = "alpine:3" }),
-			agentapi.PollStepResponse{Exited: true, ExitCode: 255, Error: framed("container steps are not built in yet (image alpine:3)")},
+			agentapi.PollStepResponse{Exited: true, ExitCode: 255, Error: framed("Cannot connect to the Docker daemon at unix:///no/docker.sock. Is the docker daemon running?")},
 		},
 		{
 			"outputs wanted of no command",

@@ -93,7 +93,7 @@ func TestWhoMayConnect(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			res, err := r.get(r.clientTLS(c.change), c.h2) //nolint:bodyclose // get closes it
+			res, err := r.get(r.clientTLS(c.change), c.h2)
 			if c.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), c.wantErr) {
 					t.Errorf("error %v, want %q", err, c.wantErr)
@@ -184,7 +184,7 @@ func TestCertificateShapesOfOtherPrograms(t *testing.T) {
 				}
 			}()
 			r := &rig{t: t, certs: certs, url: "https://" + ln.Addr().String()}
-			_, err = r.get(r.clientTLS(func(*tls.Config) {}), true) //nolint:bodyclose // get closes it
+			_, err = r.get(r.clientTLS(func(*tls.Config) {}), true)
 			if c.refused == "" && err != nil {
 				t.Errorf("refused: %v", err)
 			}

@@ -257,7 +257,7 @@ func (f *Files) Serve(ctx context.Context, ln net.Listener) error {
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close() // a machine that still downloads tries again elsewhere
 	}
-	<-failed // http.ErrServerClosed
+	<-failed //nolint:errcheck // http.ErrServerClosed
 	return nil
 }
 

@@ -358,3 +358,29 @@ func TestDocumentationNamesTestsThatExist(t *testing.T) {
 		}
 	}
 }
+
+var ruleRE = regexp.MustCompile(`(?m)^\| ([A-Z]\d+(?:, [A-Z]\d+)*) [^|]*\|([^|]*)\|$`)
+
+// TestNoRuleOfTheEngineIsWithoutATest: docs/rules.md has every rule about
+// machines, states, limits and crashes, each with a test or a suite's sentence.
+func TestNoRuleOfTheEngineIsWithoutATest(t *testing.T) {
+	t.Parallel()
+	proven := map[string]bool{}
+	for _, row := range ruleRE.FindAllStringSubmatch(string(read(t, "docs/rules.md")), -1) {
+		if testRE.MatchString(row[2]) || sentenceRE.MatchString(row[2]) {
+			for _, rule := range strings.Split(row[1], ", ") {
+				proven[rule] = true
+			}
+		}
+	}
+	for _, part := range []struct {
+		letter   string
+		from, to int
+	}{{"A", 1, 15}, {"B", 16, 25}, {"C", 26, 34}, {"D", 35, 47}, {"F", 58, 69}} {
+		for n := part.from; n <= part.to; n++ {
+			if rule := part.letter + strconv.Itoa(n); !proven[rule] {
+				t.Errorf("docs/rules.md names no test of rule %s", rule)
+			}
+		}
+	}
+}

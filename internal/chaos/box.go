@@ -217,7 +217,7 @@ func (b *box) cut() error {
 	}
 	err := b.alive()
 	_ = b.cmd.Process.Kill() // it may have ended
-	<-b.exit
+	<-b.exit                 //nolint:errcheck // it was killed
 	b.cmd, b.exit = nil, nil
 	b.api.Close()
 	return err

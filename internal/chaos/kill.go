@@ -14,7 +14,7 @@ func kills(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "load", 6, 100*time.Millisecond)
+		load := r.callers(ctx, "load", 100*time.Millisecond)
 		p := r.runners[0]
 		for res.Kills < o.Kills {
 			if err := pause(ctx, between(r.rng, 10*time.Millisecond, 700*time.Millisecond)); err != nil {
@@ -73,7 +73,7 @@ func replicas(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "load", 6, 100*time.Millisecond)
+		load := r.callers(ctx, "load", 100*time.Millisecond)
 		for res.Kills < o.Kills {
 			if err := pause(ctx, between(r.rng, 10*time.Millisecond, 900*time.Millisecond)); err != nil {
 				return err
@@ -122,7 +122,7 @@ func stopped(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "load", 6, 100*time.Millisecond)
+		load := r.callers(ctx, "load", 100*time.Millisecond)
 		if err := pause(ctx, time.Second); err != nil {
 			return err
 		}

@@ -95,7 +95,7 @@ func lostStore(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "before", 6, 100*time.Millisecond)
+		load := r.callers(ctx, "before", 100*time.Millisecond)
 		if err := pause(ctx, time.Second); err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func lostStore(ctx context.Context, o Options, res *Result) error {
 		if err := p.start(ctx); err != nil {
 			return err
 		}
-		again := r.callers(ctx, "after", 6, 100*time.Millisecond)
+		again := r.callers(ctx, "after", 100*time.Millisecond)
 		if err := r.strangersStay(ctx, old, "the new store", true); err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func restoredStore(ctx context.Context, o Options, res *Result) error {
 		if err := p.start(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "after", 6, 100*time.Millisecond)
+		load := r.callers(ctx, "after", 100*time.Millisecond)
 		if err := r.strangersStay(ctx, inUse, "the restored store", false); err != nil {
 			return err
 		}

@@ -23,7 +23,7 @@ func machinesDie(ctx context.Context, o Options, res *Result) error {
 		if err := r.begin(ctx); err != nil {
 			return err
 		}
-		load := r.callers(ctx, "load", 6, 300*time.Millisecond)
+		load := r.callers(ctx, "load", 300*time.Millisecond)
 		for res.Kills < o.Kills {
 			if err := pause(ctx, between(r.rng, 10*time.Millisecond, 400*time.Millisecond)); err != nil {
 				return err

@@ -144,7 +144,7 @@ func (p *process) kill() error {
 	}
 	err := p.ended()
 	_ = p.cmd.Process.Kill() // it may have ended
-	<-p.exit
+	<-p.exit                 //nolint:errcheck // it was killed
 	p.cmd, p.exit = nil, nil
 	p.api.Close()
 	return err
@@ -181,7 +181,7 @@ func (p *process) signal(sig syscall.Signal) error {
 func (p *process) close() error {
 	if p.cmd != nil {
 		_ = p.cmd.Process.Kill() // it may have ended
-		<-p.exit
+		<-p.exit                 //nolint:errcheck // it was killed
 		p.cmd = nil
 	}
 	p.api.Close()

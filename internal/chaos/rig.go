@@ -152,8 +152,11 @@ func (r *rig) begin(ctx context.Context) error {
 	return nil
 }
 
+// clients is how many call at once.
+const clients = 6
+
 // callers starts load on the mode's runners.
-func (r *rig) callers(ctx context.Context, name string, clients int, most time.Duration) *load {
+func (r *rig) callers(ctx context.Context, name string, most time.Duration) *load {
 	l := r.newCallers(name, clients, most)
 	l.run(ctx)
 	return l

@@ -183,7 +183,7 @@ func newSchema(ctx context.Context, dsn, name string) (string, func() error, err
 		return "", nil, fmt.Errorf("schema %s: %w", name, err)
 	}
 	drop := func() error {
-		_, err := db.Exec("DROP SCHEMA " + name + " CASCADE")
+		_, err := db.ExecContext(context.WithoutCancel(ctx), "DROP SCHEMA "+name+" CASCADE")
 		return errors.Join(err, db.Close())
 	}
 	if _, err := db.ExecContext(ctx, "CREATE SCHEMA "+name); err != nil {

@@ -78,7 +78,7 @@ func soak(ctx context.Context, o Options, res *Result) error {
 		}
 		r.say("at the start: %s", first)
 		end := time.Now().Add(o.Soak)
-		load := r.callers(ctx, "soak", 6, 200*time.Millisecond)
+		load := r.callers(ctx, "soak", 200*time.Millisecond)
 		for look := time.Now(); time.Now().Before(end); {
 			if err := pause(ctx, min(killEvery, time.Until(end)+time.Millisecond)); err != nil {
 				return err
@@ -116,7 +116,7 @@ func soak(ctx context.Context, o Options, res *Result) error {
 
 // atRest lets load run for a time, waits for quiet, and measures.
 func (r *rig) atRest(ctx context.Context, name string, d time.Duration) (vitals, error) {
-	load := r.callers(ctx, name, 6, 200*time.Millisecond)
+	load := r.callers(ctx, name, 200*time.Millisecond)
 	if err := pause(ctx, d); err != nil {
 		return vitals{}, err
 	}

@@ -169,8 +169,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs the program and waits until it answers.
-func (r *runner) start() {
+// exec runs the program, on a port of its own.
+func (r *runner) exec() {
 	r.t.Helper()
 	r.addr = freePort(r.t)
 	cmd := exec.Command(built.runner, "delegate", "--pool", filepath.Join(r.dir, "pool.yml"))
@@ -183,6 +183,12 @@ func (r *runner) start() {
 	exit := make(chan error, 1)
 	go func() { exit <- cmd.Wait() }()
 	r.cmd, r.exit = cmd, exit
+}
+
+// start runs the program and waits until it answers.
+func (r *runner) start() {
+	r.t.Helper()
+	r.exec()
 	r.eventually(time.Minute, "readyz", func() error {
 		res, err := http.Get("http://" + r.addr + "/readyz")
 		if err != nil {

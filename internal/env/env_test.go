@@ -42,7 +42,8 @@ func TestDefaults(t *testing.T) {
 			Envman: "https://github.com/bitrise-io/envman/releases/download/v2.5.6", EnvmanFallback: "https://app.harness.io/storage/harness-download/harness-ti/harness-envman/v2.5.6",
 			Tmate: "https://github.com/harness/tmate/releases/download/1.0", TmateFallback: "https://app.harness.io/storage/harness-download/harness-ti/harness-tmate/1.0",
 			TmateEnabled: true, TmateImage: "drone/drone-runner-docker:1",
-			EgressNoProxy: "localhost,127.0.0.1,169.254.169.254,172.16.0.0/12,10.0.0.0/8,.svc.cluster.local,.harness.io,harness.io",
+			EgressNoProxy:    "localhost,127.0.0.1,169.254.169.254,172.16.0.0/12,10.0.0.0/8,.svc.cluster.local,.harness.io,harness.io",
+			EgressBundleVars: []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"}, EgressCAVars: []string{"NODE_EXTRA_CA_CERTS"},
 		},
 	}
 	if diff := cmp.Diff(want, got.Config); diff != "" {

@@ -105,6 +105,8 @@ type Boot struct {
 	TmateImage, TmateHost, TmatePort, TmateRSA, TmateEd25519 string
 	Diagnostics                                              bool
 	EgressNoProxy, EgressCACert                              string
+	// EgressBundleVars and EgressCAVars are names of variables.
+	EgressBundleVars, EgressCAVars []string
 }
 
 // Options says where Load looks.

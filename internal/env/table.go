@@ -161,10 +161,16 @@ var bootGroup = group{
 		{Name: "DRONE_TMATE_FINGERPRINT_RSA", Meaning: "its RSA fingerprint", field: func(c *Config) any { return &c.Boot.TmateRSA }},
 		{Name: "DRONE_TMATE_FINGERPRINT_ED25519", Meaning: "its Ed25519 fingerprint", field: func(c *Config) any { return &c.Boot.TmateEd25519 }},
 		{Name: "DRONE_ENABLE_LE_DIAGNOSTICS", Type: Bool, Default: "false", Meaning: "whether templates keep a rolling packet capture", field: func(c *Config) any { return &c.Boot.Diagnostics }},
-		{Name: "DRONE_EGRESS_NO_PROXY", Default: "localhost,127.0.0.1,169.254.169.254,172.16.0.0/12,10.0.0.0/8,.svc.cluster.local,.harness.io,harness.io", Meaning: "hosts reached without the egress proxy", field: func(c *Config) any { return &c.Boot.EgressNoProxy }},
-		{Name: "DRONE_EGRESS_PROXY_CA_CERT", Meaning: "PEM of the egress proxy's authority", field: func(c *Config) any { return &c.Boot.EgressCACert }},
-		{Name: "DRONE_EGRESS_CA_BUNDLE_ENV_VARS", Type: List, Meaning: "variables that are given the bundle", Status: Later},
-		{Name: "DRONE_EGRESS_CA_EXTRA_ENV_VARS", Type: List, Meaning: "variables that are given the authority alone", Status: Later},
+		{Name: "DRONE_EGRESS_NO_PROXY", Default: "localhost,127.0.0.1,169.254.169.254,172.16.0.0/12,10.0.0.0/8,.svc.cluster.local,.harness.io,harness.io", Meaning: "hosts that machines of pools with `egress_control` reach without their proxy", field: func(c *Config) any { return &c.Boot.EgressNoProxy }},
+		{Name: "DRONE_EGRESS_PROXY_CA_CERT", Meaning: "PEM of the proxies' authority, the text itself; machines with a proxy trust it", field: func(c *Config) any { return &c.Boot.EgressCACert }},
+		{
+			Name: "DRONE_EGRESS_CA_BUNDLE_ENV_VARS", Type: List, Default: "SSL_CERT_FILE,REQUESTS_CA_BUNDLE,CURL_CA_BUNDLE,GIT_SSL_CAINFO",
+			Meaning: "variables by which steps on such machines are told the file of all authorities, the proxies' included", field: func(c *Config) any { return &c.Boot.EgressBundleVars },
+		},
+		{
+			Name: "DRONE_EGRESS_CA_EXTRA_ENV_VARS", Type: List, Default: "NODE_EXTRA_CA_CERTS",
+			Meaning: "variables by which they are told the file of the proxies' authority alone", field: func(c *Config) any { return &c.Boot.EgressCAVars },
+		},
 	},
 }
 

@@ -27,7 +27,7 @@ func TestAClientReachesTheHandlerWithoutASocket(t *testing.T) {
 			w.WriteHeader(http.StatusTeapot)
 			_, _ = w.Write(append([]byte("got "), body...))
 		}))
-		time.Sleep(time.Hour) // of the bubble: no socket keeps its clock from running
+		<-time.After(time.Hour) // of the bubble: no socket keeps its clock from running
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://cloud.example/a/b", strings.NewReader("x"))
 		if err != nil {
 			t.Fatal(err)

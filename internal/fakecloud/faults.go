@@ -143,6 +143,7 @@ func (f *Faults) Around(ctx context.Context, c Call, carryOut func() error) erro
 		case HangAfter:
 			<-ctx.Done()
 			panic(http.ErrAbortHandler)
+		default: // of what comes before
 		}
 	}
 	return err

@@ -43,7 +43,7 @@ func (t Transport) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 	defer in.Body.Close()
 	w := &answer{header: http.Header{}}
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // net/http compares so too
 			if resp, err = nil, ctx.Err(); err == nil {
 				err = ErrLost
 			}

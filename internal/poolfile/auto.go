@@ -109,7 +109,10 @@ var autoPools = []autoPool{
 		spec: func(get func(string) string) map[string]any {
 			return map[string]any{
 				// Without a file Google's library finds credentials in the same places and more.
-				"account":      map[string]any{"project_id": get("GOOGLE_PROJECT_ID"), "json_path": get("GOOGLE_JSON_PATH")},
+				// Every step of a machine could take the token of a service account.
+				"account": map[string]any{
+					"project_id": get("GOOGLE_PROJECT_ID"), "json_path": get("GOOGLE_JSON_PATH"), "no_service_account": true,
+				},
 				"image":        autoGoogleImage,
 				"machine_type": "e2-small",
 				"zone":         cmp.Or(get("GOOGLE_ZONE"), "northamerica-northeast1-a"),

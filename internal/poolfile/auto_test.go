@@ -27,7 +27,7 @@ func TestPoolsFromTheEnvironment(t *testing.T) {
 		{
 			name: "a project of Google", kind: "google", source: "GOOGLE_PROJECT_ID is set", local: true,
 			env:   map[string]string{"GOOGLE_PROJECT_ID": "p-1", "GOOGLE_ZONE": "us-east1-b"},
-			shown: []string{"project_id: p-1", "- us-east1-b", "ubuntu-2404-lts-amd64", "machine_type: e2-small"},
+			shown: []string{"project_id: p-1", "- us-east1-b", "ubuntu-2404-lts-amd64", "machine_type: e2-small", "no_service_account: true"},
 		},
 		{
 			name: "Google without a zone", kind: "google", source: "GOOGLE_PROJECT_ID is set",

@@ -147,7 +147,7 @@ var shown = map[string]string{
 	"google.enable_nested_virtualization":  "drivers/google/request_test.go TestKeysReachTheCloud",
 	"google.enable_c4d":                    "drivers/google/spec_test.go TestBootOptionsAreTheSpecs",
 	"google.gpu":                           "drivers/google/request_test.go TestKeysReachTheCloud",
-	"google.egress_control":                "drivers/google/spec_test.go TestWhatGoogleCannotDo",
+	"google.egress_control":                "drivers/google/request_test.go TestAMachinesProxyIsThatOfTheNetworkItIsIn",
 	"google.market_type":                   "drivers/google/request_test.go TestKeysReachTheCloud",
 
 	"noop.create_delay":  "drivers/noop/noop_test.go TestDelays",

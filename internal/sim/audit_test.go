@@ -98,6 +98,9 @@ func (s *sim) unsettled() (out []unsettled) {
 	rows := map[string]bool{}
 	free := map[string]*stock{}
 	for _, p := range s.plan.pools {
+		if s.plan.orders > 0 && !s.asOrdered(p.name, seen) {
+			add(ruleQuiet, "", "pool %s is not as it was ordered to be in the end", p.name)
+		}
 		free[p.name] = &stock{warm: map[flavour]int{}, taken: map[flavour]int{}}
 	}
 	for _, r := range seen.rows {

@@ -171,8 +171,9 @@ const simGoogleSpec = `{account: {project_id: test-project}, image: projects/ubu
 
 func googleCloud(seed uint64) *realCloud { return googleFake(gce.Options{Seed: seed, PageSize: 50}) }
 
-func googleFake(o gce.Options) *realCloud {
-	c := gce.New(o)
+func googleFake(o gce.Options) *realCloud { return googleOn(gce.New(o)) }
+
+func googleOn(c *gce.Cloud) *realCloud {
 	return &realCloud{
 		handler: c, faults: &c.Faults, living: c.Living, made: c.Books.Ever, calls: c.Books.Calls,
 		methods: []string{
@@ -198,6 +199,11 @@ const simAmazonSpec = `{account: {region: us-east-1, access_key_id: AKID, access
 func amazonCloud(seed uint64) *realCloud { return amazonFake(ec2.Options{Seed: seed, Page: 50}) }
 
 func amazonFake(o ec2.Options) *realCloud {
+	_, c := amazonOn(o)
+	return c
+}
+
+func amazonOn(o ec2.Options) (*ec2.Cloud, *realCloud) {
 	var mu sync.Mutex
 	on := map[string]bool{}
 	note := func(m ec2.Machine, is bool) {
@@ -205,9 +211,16 @@ func amazonFake(o ec2.Options) *realCloud {
 		defer mu.Unlock()
 		on[m.PrivateIP] = is
 	}
-	o.Boots, o.Halts = func(m ec2.Machine) { note(m, true) }, func(m ec2.Machine) { note(m, false) }
+	told := o.Boots
+	o.Boots = func(m ec2.Machine) {
+		note(m, true)
+		if told != nil {
+			told(m)
+		}
+	}
+	o.Halts = func(m ec2.Machine) { note(m, false) }
 	c := ec2.New(o)
-	return &realCloud{
+	return c, &realCloud{
 		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.Host, "ssm.") {
 				c.SSM().ServeHTTP(w, r)
@@ -287,6 +300,14 @@ func newCloudSim(t *testing.T, seed uint64, dir string, c *realCloud) *cloudSim 
 	return &cloudSim{t: t, d: newDice(seed), dir: dir, c: c, load: 40 * time.Minute, held: map[string]string{}}
 }
 
+// logger has the engine's log printed if somebody asks for it.
+func (s *cloudSim) logger() *slog.Logger {
+	if !*simVerbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(s.t.Output(), nil))
+}
+
 // RoundTrip lets the runner's calls through while it lives.
 func (l *lifetime) RoundTrip(r *http.Request, next http.RoundTripper) (*http.Response, error) {
 	l.mu.Lock()
@@ -356,7 +377,7 @@ func (s *cloudSim) begin(ctx context.Context, n int) *lifetime {
 		warm = 0
 	}
 	m, err := pool.New(running, pool.ManagerConfig{
-		Store: st, Agent: agent, Solo: true, Log: slog.New(slog.DiscardHandler), Incarnation: fmt.Sprintf("runner-%d", n),
+		Store: st, Agent: agent, Solo: true, Log: s.logger(), Incarnation: fmt.Sprintf("runner-%d", n),
 		Pools: []pool.PoolConfig{{Name: "p", Driver: "cloud", Min: warm, Max: 8, Wait: 20 * time.Minute, SpecJSON: json.RawMessage(`{}`), Platform: drivers.Platform{OS: "linux", Arch: "amd64"}}},
 		Open: func(pool.PoolConfig) (pool.Opened, error) {
 			return pool.Opened{Client: drivers.NewClient(s.c.open(s.t, client), drivers.ClientOptions{Pool: "p", Type: "cloud"}), Zones: true}, nil

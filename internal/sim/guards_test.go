@@ -123,14 +123,18 @@ func (s *sim) passOn(ctx context.Context) {
 		_ = nap(ctx, next+3*time.Minute)
 		s.opened()
 		var left []unsettled
-		for range 60 {
+		patience := 20 * time.Minute
+		if s.plan.faults.quota > 0 {
+			patience = 40 * time.Minute // a quota is asked again after thirty at most
+		}
+		for limit := time.Now().Add(patience); time.Now().Before(limit); {
 			if left = s.unsettled(); len(left) == 0 {
 				break
 			}
 			_ = nap(ctx, 20*time.Second)
 		}
 		for _, u := range left {
-			s.log.wrong(u.rule, u.subject, "the hour has come, and for twenty minutes %s", u.text)
+			s.log.wrong(u.rule, u.subject, "the hour has come, and for %s %s", patience, u.text)
 		}
 	}
 }

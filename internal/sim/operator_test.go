@@ -218,11 +218,16 @@ func (s *sim) relent(ctx context.Context) {
 		}
 	}
 	for _, p := range s.plan.pools {
-		final, have := s.orders.final[p.name], seen.pools[p.name].override
-		if final.Stopped != have.Stopped || minOf(final) != minOf(have) {
-			s.orderOverride(ctx, host, p.name, final)
+		if !s.asOrdered(p.name, seen) {
+			s.orderOverride(ctx, host, p.name, s.orders.final[p.name])
 		}
 	}
+}
+
+// asOrdered says whether what is wanted of a pool in the end is in force.
+func (s *sim) asOrdered(name string, seen state) bool {
+	final, have := s.orders.final[name], seen.pools[name].override
+	return final.Stopped == have.Stopped && minOf(final) == minOf(have)
 }
 
 // minOf is an override's warm target, a number nobody orders if it has none.

@@ -226,7 +226,10 @@ func (s *sim) clearUp(ctx context.Context) {
 	by := pool.Order{By: "ann", Why: "the store was restored"}
 	for _, host := range s.replicas {
 		for key, l := range s.witness.snapshot().leases {
-			if l.state != pool.LeaseWaiting && l.state != pool.LeaseStarting && !s.log.isLeft(key.ID) {
+			// A build that starts ends by itself; a gitspace whose wake the restore
+			// has cut off is kept for whoever asks for it.
+			kept := l.state != pool.LeaseWaiting && (l.state != pool.LeaseStarting || l.kind == pool.Gitspace && l.waiter == "")
+			if kept && !s.log.isLeft(key.ID) {
 				s.orderEnd(ctx, host, key.ID, by)
 			}
 		}
@@ -244,8 +247,9 @@ func (s *sim) clearUp(ctx context.Context) {
 			}
 		}
 		for _, o := range report.Machines {
-			if _, used := s.log.holds(o.Name); !used && !o.Foreign {
-				s.remove(ctx, host, o.Name, pool.OrphanOrder{Order: by, Gitspace: true})
+			// A copy of before the store had its controller makes another one of it.
+			if _, used := s.log.holds(o.Name); !used && o.Tags.Controller != neighbour {
+				s.remove(ctx, host, o.Name, pool.OrphanOrder{Order: by, Gitspace: true, Foreign: o.Foreign})
 			}
 		}
 	}

@@ -194,7 +194,7 @@ func newSim(t *testing.T, seed uint64, dir string, open opener, b bite) *sim {
 	if b.plan != nil {
 		b.plan(s.plan)
 	}
-	time.Sleep(s.plan.begins)
+	<-time.After(s.plan.begins)
 	s.times = s.plan.timeouts()
 	s.log.busyAge, s.log.idle, s.log.grip = s.times.BusyAge, s.times.Idle, s.times.Create+5*time.Minute
 	s.log.slack = s.slack()

@@ -123,7 +123,7 @@ func (r *Renderer) variables(b pool.BootRequest) variables {
 			Enabled: h.TmateEnabled, Image: h.TmateImage, Server: h.TmateHost, Port: h.TmatePort, RSA: h.TmateRSA, ED25519: h.TmateEd25519,
 		},
 		EnableLEDiagnostics: h.Diagnostics, EnableC4D: len(b.Options.Scratch) > 0,
-		EgressNoProxy: h.EgressNoProxy, EgressCACert: h.EgressCACert,
+		EgressControl: b.Proxy != "", EgressProxyURL: b.Proxy, EgressNoProxy: h.EgressNoProxy, EgressCACert: h.EgressCACert,
 	}
 	if b.Platform.OS == "windows" {
 		// What a template expects there below C:.

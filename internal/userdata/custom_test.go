@@ -25,6 +25,7 @@ func TestUsersTemplates(t *testing.T) {
 		"a key without its newline": {"[{{ .TLSKey | trim }}]", "[" + strings.TrimSpace(secretKey) + "]", ""},
 		"where certificates go":     {"{{ .CertsDirectory }} {{ .CaCertPath }} {{ .CertPath }} {{ .KeyPath }} {{ .LiteEngineLogsPath }}", "/tmp/certs/ /tmp/certs/ca-cert.pem /tmp/certs/server-cert.pem /tmp/certs/server-key.pem /var/log/lite-engine.log", ""},
 		"the init script as it was": {"{{ .GitspaceAgentConfig.VMInitScript }}", "ZWNobyBoaQ==", ""},
+		"the proxy":                 {"{{ if .EgressControl }}{{ .EgressProxyURL }} {{ .EgressNoProxy }} {{ .EgressCACert | trim | len }}{{ end }}", "http://proxy.example.com:3128 localhost,.example.com 594", ""},
 		"a branch":                  {"{{ if .Tmate.Enabled }}{{ .Tmate.Server }}{{ else }}none{{ end }}", "tmate.example.com", ""},
 		"a helper's address":        {"{{ .PluginBinaryURI }}/plugin", "https://plugins.example.com/plugin", ""},
 		"disks and driver":          {"{{ .StorageConfig.Identifier }} {{ .StorageConfig.Size }} {{ .DriverName }}", "a,b 10 google", ""},
@@ -43,6 +44,7 @@ func TestUsersTemplates(t *testing.T) {
 			t.Parallel()
 			got, err := renderer(t).Render(pool.BootRequest{
 				Driver: "google", Platform: drivers.Platform{OS: "linux", Arch: "amd64"}, Identity: identity(), InitScript: "echo hi",
+				Proxy:   "http://proxy.example.com:3128",
 				Disks:   []drivers.DiskSpec{{Name: "a", SizeGiB: 10}, {Name: "b"}},
 				Options: drivers.BootOptions{Template: c.template, TemplateName: "boot.sh"},
 			})

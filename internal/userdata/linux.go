@@ -31,6 +31,8 @@ const (
 	unitDir       = "/etc/systemd/system"
 	certsDir      = confDir + "/certs"
 	gitspaceCerts = "/harness/certs"
+	// authorityFile is where steps find the certificate of a proxy's authority.
+	authorityFile = "/etc/harness-certs/ca.crt"
 )
 
 // cloudConfig is the part of cloud-init's format that is used.
@@ -72,6 +74,15 @@ func (r *Renderer) linux(b pool.BootRequest) (string, error) {
 		{"DOCKER", "yes"},
 	}
 	agent := unit{after: []string{"network-online.target", "docker.service"}}
+
+	conf.set("EGRESS_PROXY", b.Proxy)
+	if b.Proxy != "" {
+		conf.set("EGRESS_NO_PROXY", r.cfg.Helpers.EgressNoProxy)
+		add("0644", unitDir+"/docker.service.d/egress.conf", dockerProxy(b.Proxy, r.cfg.Helpers.EgressNoProxy))
+		if ca := r.cfg.Helpers.EgressCACert; ca != "" {
+			add("0644", authorityFile, ca)
+		}
+	}
 
 	conf.set("DEADLINE", "")
 	if !b.Deadline.IsZero() {
@@ -164,6 +175,19 @@ func (c conf) shell() string {
 }
 
 func quoteShell(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// dockerProxy has docker's service fetch images through a proxy.
+func dockerProxy(proxy, noProxy string) string {
+	var out strings.Builder
+	out.WriteString("[Service]\n")
+	for _, v := range [][2]string{{"HTTP_PROXY", proxy}, {"HTTPS_PROXY", proxy}, {"NO_PROXY", noProxy}} {
+		fmt.Fprintf(&out, "Environment=\"%s=%s\"\n", v[0], unitQuotes.Replace(v[1]))
+	}
+	return out.String()
+}
+
+// unitQuotes makes a text fit for quotes in a unit.
+var unitQuotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "\n", " ")
 
 // unit is the agent's systemd unit.
 type unit struct{ after, requires []string }

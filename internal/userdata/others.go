@@ -31,6 +31,9 @@ func (r *Renderer) macOS(b pool.BootRequest) (string, error) {
 	if err := onlyLinux(b); err != nil {
 		return "", err
 	}
+	if b.Proxy != "" {
+		return "", errors.New("a proxy as the only way out is for linux and windows machines only")
+	}
 	c := conf{
 		{"DRIVER", b.Driver},
 		{"URLS", strings.Join(r.urls(), " ")},
@@ -58,6 +61,10 @@ func (r *Renderer) windows(b pool.BootRequest) (string, error) {
 	if !b.Deadline.IsZero() {
 		deadline = b.Deadline.UTC().Format(time.RFC3339)
 	}
+	noProxy, authority := "", ""
+	if b.Proxy != "" {
+		noProxy, authority = r.cfg.Helpers.EgressNoProxy, r.cfg.Helpers.EgressCACert
+	}
 	urls := r.urls()
 	for i := range urls {
 		urls[i] = quotePowerShell(urls[i])
@@ -75,6 +82,9 @@ $ProgressPreference = 'SilentlyContinue'
 		{"sha256Amd64", quotePowerShell(r.cfg.SHA256[asset("windows", "amd64")])},
 		{"sha256Arm64", quotePowerShell(r.cfg.SHA256[asset("windows", "arm64")])},
 		{"deadline", quotePowerShell(deadline)},
+		{"egressProxy", quotePowerShell(b.Proxy)},
+		{"egressNoProxy", quotePowerShell(noProxy)},
+		{"egressCA", quotePowerShell(authority)},
 		{"caCert", quotePowerShell(string(b.Identity.CACert))},
 		{"cert", quotePowerShell(string(b.Identity.Cert))},
 		{"key", quotePowerShell(string(b.Identity.Key))},

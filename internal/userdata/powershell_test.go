@@ -83,6 +83,7 @@ var commands = []string{
 	"Set-StrictMode", "Write-Host", "Write-Verbose", "New-Object", "Out-Null", "Invoke-WebRequest", "Start-Sleep", "Get-FileHash", "New-Item",
 	"Join-Path", "Test-Path", "Move-Item", "New-ScheduledTaskSettingsSet", "New-TimeSpan", "Register-ScheduledTask", "New-ScheduledTaskTrigger",
 	"New-ScheduledTaskAction", "Start-ScheduledTask", "Get-NetFirewallRule", "New-NetFirewallRule",
+	"Import-Certificate", "Get-ChildItem",
 }
 
 func TestThePowerShellScriptHoldsTogether(t *testing.T) {
@@ -103,7 +104,7 @@ func TestThePowerShellScriptHoldsTogether(t *testing.T) {
 			for _, p := range problems {
 				t.Error(p)
 			}
-			assigned := map[string]bool{"_": true, "env": true, "true": true, "null": true, "LASTEXITCODE": true}
+			assigned := map[string]bool{"_": true, "env": true, "true": true, "false": true, "null": true, "LASTEXITCODE": true}
 			for _, m := range assignedRE.FindAllStringSubmatch(code, -1) {
 				assigned[m[1]], assigned[m[2]], assigned[m[3]] = true, true, true
 			}

@@ -3,7 +3,9 @@ package userdata
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,7 +30,9 @@ type Config struct {
 }
 
 // Helpers are the addresses of further programs, for users' own templates: the
-// built-in scripts install none of them.
+// built-in scripts install none of them. EgressNoProxy and EgressCACert, a PEM,
+// are for the built-in ones too: who is reached without a machine's proxy, and
+// the proxy's authority.
 type Helpers struct {
 	HarnessTest, Plugin, PluginFallback, AutoInjection       string
 	Annotations, AnnotationsFallback                         string
@@ -66,7 +70,42 @@ func New(cfg Config) (*Renderer, error) {
 		}
 		cfg.SHA256[name] = sum
 	}
+	if ca := cfg.Helpers.EgressCACert; ca != "" {
+		var err error
+		if cfg.Helpers.EgressCACert, err = authorities(ca); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	return &Renderer{cfg: cfg}, errors.Join(errs...)
+}
+
+// authorities reads the certificates of a PEM, which may have \n for its line
+// ends, as it is written where a variable is one line.
+func authorities(text string) (string, error) {
+	if !strings.Contains(text, "\n") {
+		text = strings.ReplaceAll(text, `\n`, "\n")
+	}
+	var out bytes.Buffer
+	rest := []byte(text)
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return "", fmt.Errorf("DRONE_EGRESS_PROXY_CA_CERT has a %s; it goes into machines, so give certificates only", block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "", fmt.Errorf("DRONE_EGRESS_PROXY_CA_CERT: %w", err)
+		}
+		if err := pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes}); err != nil {
+			return "", fmt.Errorf("DRONE_EGRESS_PROXY_CA_CERT: %w", err)
+		}
+	}
+	if out.Len() == 0 {
+		return "", errors.New("DRONE_EGRESS_PROXY_CA_CERT has no certificate; give the PEM itself, from BEGIN CERTIFICATE to END CERTIFICATE")
+	}
+	return out.String(), nil
 }
 
 // HasAgent says whether an address of the agent is known, without which no

@@ -29,6 +29,20 @@ const (
 	secretKey   = "-----BEGIN EC PRIVATE KEY-----\nno-real-key\n-----END EC PRIVATE KEY-----\n"
 )
 
+// authority is a certificate, made once for these tests.
+const authority = `-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUN7SvisC4GZ2gFbKCOWe7iWDOwqQwCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOUHJveHkgb2YgdGVzdHMwIBcNMjYxMTIyMTEyMzQxWhgPMjEy
+NjEwMjkxMTIzNDFaMBkxFzAVBgNVBAMMDlByb3h5IG9mIHRlc3RzMFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAE/LHDq4cjYTdVO2TwmlZBuUuq40PUDkMGK67DYpc3
+TqWzE/Nz/f3rvc5nd8BFI/W/k9pYri/br0XnTW0fjogbv6NTMFEwHQYDVR0OBBYE
+FDLILJb8an34V86hNHwNP/neZZZbMB8GA1UdIwQYMBaAFDLILJb8an34V86hNHwN
+P/neZZZbMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIga+K/5eKO
+zCLpYEoYjbQLmDuk715eQzNla+ioUp9j67sCIQC9+JblgP7r7xsHJBK/L/oYxPqu
+EQAVcsNV75fCVJmHcw==
+-----END CERTIFICATE-----
+`
+
 func identity() drivers.Identity {
 	return drivers.Identity{
 		Machine: "i1", Hostname: "m1", ServerName: "runner",
@@ -42,8 +56,11 @@ func renderer(t *testing.T) *userdata.Renderer {
 	t.Helper()
 	r, err := userdata.New(userdata.Config{
 		AgentURL: agentURL, FallbackURL: fallbackURL,
-		SHA256:  map[string]string{"lite-engine-linux-amd64": sumAMD64},
-		Helpers: userdata.Helpers{Plugin: "https://plugins.example.com/", TmateEnabled: true, TmateHost: "tmate.example.com"},
+		SHA256: map[string]string{"lite-engine-linux-amd64": sumAMD64},
+		Helpers: userdata.Helpers{
+			Plugin: "https://plugins.example.com/", TmateEnabled: true, TmateHost: "tmate.example.com",
+			EgressNoProxy: "localhost,.example.com", EgressCACert: strings.ReplaceAll(authority, "\n", `\n`),
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -102,11 +119,18 @@ func requests(t *testing.T) map[string]pool.BootRequest {
 		"scratch space on google":  build("google", linux, googleOptions(t, func(s *google.Spec) { s.EnableC4D = true })),
 		"gitspace on google":       gitspace,
 		"gitspace on amazon":       onAmazon,
+		"behind a proxy on google": behind(build("google", linux, googleOptions(t, nil))),
+		"windows behind a proxy":   behind(build("google", drivers.Platform{OS: "windows", Arch: "amd64"}, googleOptions(t, nil))),
 		"windows on google":        build("google", drivers.Platform{OS: "windows", Arch: "amd64"}, googleOptions(t, nil)),
 		"windows on amazon":        build("amazon", drivers.Platform{OS: "windows", Arch: "amd64"}, amazonOptions(t, nil)),
 		"macos on amazon":          build("amazon", drivers.Platform{OS: "darwin", Arch: "arm64"}, amazonOptions(t, nil)),
 		"macos without a deadline": {Driver: "anka", Platform: drivers.Platform{OS: "darwin"}, Identity: identity()},
 	}
+}
+
+func behind(b pool.BootRequest) pool.BootRequest {
+	b.Proxy = "http://proxy.example.com:3128"
+	return b
 }
 
 func TestBootScripts(t *testing.T) {
@@ -137,8 +161,8 @@ func TestBootScripts(t *testing.T) {
 				t.Error("the key of the CA is sent to the machine")
 			}
 			for _, bad := range []string{"777", "0666", "--insecure", "-k ", "http://"} {
-				if bad == "http://" && b.Platform.OS == "darwin" {
-					continue // the name of a document type
+				if bad == "http://" && (b.Platform.OS == "darwin" || b.Proxy != "") {
+					continue // the name of a document type, and a proxy
 				}
 				if bytes.Contains(got, []byte(bad)) && bad != "777" || bytes.Contains(bytes.ReplaceAll(got, []byte("1777"), nil), []byte(bad)) && bad == "777" {
 					t.Errorf("%q stands in it", bad)
@@ -218,6 +242,7 @@ func TestWhatCannotBeRendered(t *testing.T) {
 		"no address of the agent":     {userdata.Config{}, pool.BootRequest{Platform: drivers.Platform{OS: "linux"}}, "DRONE_LITE_ENGINE_PATH"},
 		"an operating system unknown": {userdata.Config{AgentURL: agentURL}, pool.BootRequest{Platform: drivers.Platform{OS: "plan9"}}, `"plan9"`},
 		"disks on windows":            {userdata.Config{AgentURL: agentURL}, pool.BootRequest{Platform: drivers.Platform{OS: "windows"}, Disks: disks}, "linux machines only"},
+		"a proxy on macOS":            {userdata.Config{AgentURL: agentURL}, pool.BootRequest{Platform: drivers.Platform{OS: "darwin"}, Proxy: "http://p"}, "linux and windows machines only"},
 		"disks of a type without":     {userdata.Config{AgentURL: agentURL}, pool.BootRequest{Driver: "azure", Disks: disks}, "type azure cannot have persistent disks"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -243,6 +268,8 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		"an address with a quote":         {userdata.Config{AgentURL: "https://x.example.com/a'b"}, "is no address"},
 		"an address with a command":       {userdata.Config{FallbackURL: "https://x.example.com/$(id)"}, "is no address"},
 		"a sum that is too short":         {userdata.Config{SHA256: map[string]string{"lite-engine-linux-amd64": "abc"}}, "no SHA-256 of lite-engine-linux-amd64"},
+		"no certificate":                  {userdata.Config{Helpers: userdata.Helpers{EgressCACert: "/etc/ca.pem"}}, "DRONE_EGRESS_PROXY_CA_CERT has no certificate; give the PEM itself"},
+		"a key for a certificate":         {userdata.Config{Helpers: userdata.Helpers{EgressCACert: secretKey}}, "DRONE_EGRESS_PROXY_CA_CERT has "},
 		"a sum with letters beyond the f": {userdata.Config{SHA256: map[string]string{"x": strings.Repeat("g", 64)}}, "no SHA-256"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -163,6 +163,10 @@ func TestSystemdAcceptsEveryUnit(t *testing.T) {
 					text = strings.ReplaceAll(text, "ExecStart="+program, "ExecStart=/bin/true")
 				}
 				dst := filepath.Join(dir, path.Base(name))
+				if of, ok := strings.CutSuffix(path.Base(path.Dir(name)), ".d"); ok { // it adds to a unit that is not ours
+					text = "[Service]\nExecStart=/bin/true\n" + text
+					dst = filepath.Join(dir, of)
+				}
 				if err := os.WriteFile(dst, []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}

@@ -13,7 +13,7 @@ type StepRequest struct {
 	CorrelationID string `json:"correlation_id,omitempty"`
 	TaskID        string `json:"task_id,omitempty"`
 	Distributed   bool   `json:"distributed,omitempty"`
-	// StartStepRequest is the agent's, passed on with the four edits.
+	// StartStepRequest is the agent's, passed on with the edits.
 	StartStepRequest json.RawMessage `json:"start_step_request,omitempty"`
 	InstanceInfo     InstanceInfo    `json:"instance_info,omitzero"`
 }

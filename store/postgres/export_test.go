@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
@@ -24,7 +25,7 @@ func Stall(ctx context.Context, s *Store, pool string, locked, release chan stru
 		}
 		for rows.Next() {
 		}
-		if err := rows.Close(); err != nil {
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return err
 		}
 		close(locked)

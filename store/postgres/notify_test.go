@@ -23,7 +23,7 @@ type ear struct {
 	ended  chan error
 }
 
-func listening(t *testing.T, ctx context.Context, s *postgres.Store) *ear {
+func listening(ctx context.Context, t *testing.T, s *postgres.Store) *ear {
 	t.Helper()
 	e := &ear{news: make(chan struct{}, 1), ended: make(chan error, 1)}
 	go func() {
@@ -69,7 +69,7 @@ func TestAnnouncementsReachTheOthersAndNotOneself(t *testing.T) {
 	dsn := schemaDSN(t)
 	a, b := opened(t, dsn), opened(t, dsn)
 	other := opened(t, schemaDSN(t))
-	atA, atB, elsewhere := listening(t, t.Context(), a), listening(t, t.Context(), b), listening(t, t.Context(), other)
+	atA, atB, elsewhere := listening(t.Context(), t, a), listening(t.Context(), t, b), listening(t.Context(), t, other)
 	odd := "with \"quotes\", \nnewlines, \x00 and ünïcode"
 	a.Announce("pool/a", "lease/1", "pool/a", odd)
 	for _, topic := range []string{"pool/a", "lease/1", odd} {
@@ -97,7 +97,7 @@ func TestAnnouncementsAreSplitAndBounded(t *testing.T) {
 	t.Parallel()
 	dsn := schemaDSN(t)
 	a, b := opened(t, dsn), opened(t, dsn)
-	atB := listening(t, t.Context(), b)
+	atB := listening(t.Context(), t, b)
 	var topics []string
 	for k := range 200 {
 		topics = append(topics, fmt.Sprintf("%03d/%s", k, strings.Repeat("ü", 100)))
@@ -118,7 +118,7 @@ func TestListenersReconnect(t *testing.T) {
 	t.Parallel()
 	dsn := schemaDSN(t)
 	a, b := opened(t, dsn), opened(t, dsn)
-	atB := listening(t, t.Context(), b)
+	atB := listening(t.Context(), t, b)
 	db, err := sql.Open("pgx", dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -149,12 +149,12 @@ func TestListeningEndsWithItsContextOrTheStore(t *testing.T) {
 	dsn := schemaDSN(t)
 	s := opened(t, dsn)
 	ctx, cancel := context.WithCancel(t.Context())
-	first, second := listening(t, ctx, s), listening(t, t.Context(), s)
+	first, second := listening(ctx, t, s), listening(t.Context(), t, s)
 	cancel()
 	if err := <-first.ended; err != nil {
 		t.Errorf("its context ended: %v", err)
 	}
-	peer := listening(t, t.Context(), opened(t, dsn))
+	peer := listening(t.Context(), t, opened(t, dsn))
 	s.Announce("last words")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestAnnouncingNeverWaits(t *testing.T) {
 	t.Parallel()
 	dsn := schemaDSN(t)
 	s := opened(t, dsn)
-	atPeer := listening(t, t.Context(), opened(t, dsn))
+	atPeer := listening(t.Context(), t, opened(t, dsn))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

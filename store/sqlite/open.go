@@ -37,6 +37,11 @@ const (
 	openWait = 1300 * time.Millisecond
 	// lockPause is how often it looks.
 	lockPause = 20 * time.Millisecond
+	// lockPatience is how long the writer tries to have a file's lock before it
+	// says that another program has it, and lockRetry how often. Connections of this
+	// program have it for microseconds, more where they are not given a processor.
+	lockPatience = time.Second
+	lockRetry    = time.Millisecond
 	// checkWait bounds the look through the file for damage; a file too large
 	// for it is opened all the same.
 	checkWait = 500 * time.Millisecond

@@ -42,11 +42,11 @@ func TestUpgradeFromSchema1(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "database.sqlite3")
 	old(t, path)
-	works(t, t.Context(), opened(t, sqlite.Options{Path: path}))
+	works(t.Context(), t, opened(t, sqlite.Options{Path: path}))
 	golden(t, "schema.sql", schema(t, raw(t, path)))
 }
 
-func works(t *testing.T, ctx context.Context, s pool.Store) {
+func works(ctx context.Context, t *testing.T, s pool.Store) {
 	t.Helper()
 	no := func(err error) {
 		t.Helper()

@@ -54,6 +54,8 @@ type backend struct {
 	wrote bool
 	// tainted says that an operation may have left something open on conn.
 	tainted bool
+	// refused is since when the file's lock is not had; zero while it is.
+	refused time.Time
 
 	// ro has the readers' connections; readers are those that are free.
 	ro      *sql.DB
@@ -252,8 +254,30 @@ func (b *backend) group(ctx context.Context, first *op, group []*op) []*op {
 }
 
 // begin opens the transaction of a group, on a new connection if the last one
-// was given up.
+// was given up. Where the file is locked it tries again for a while: not only
+// another program can have the lock. A connection of this one that reads the
+// log's index just as a commit writes it takes the writers' lock for a moment,
+// to read it again.
 func (b *backend) begin(ctx context.Context) error {
+	for {
+		err := b.tryBegin(ctx)
+		if codeOf(err) != codeBusy {
+			b.refused = time.Time{}
+			return err
+		}
+		if b.refused.IsZero() {
+			b.refused = time.Now()
+		}
+		// Counted from the first refusal, so that of many operations that find the
+		// file locked by another program only the first ones are kept waiting.
+		if time.Since(b.refused) > lockPatience {
+			return err
+		}
+		<-time.After(lockRetry)
+	}
+}
+
+func (b *backend) tryBegin(ctx context.Context) error {
 	if b.conn == nil {
 		if err := b.connect(ctx); err != nil {
 			b.disconnect()

@@ -319,7 +319,7 @@ func TestAFullDiskIsSaidAndForgotten(t *testing.T) {
 			}
 			for rows.Next() {
 			}
-			return rows.Close()
+			return errors.Join(rows.Err(), rows.Close())
 		}); err != nil {
 			t.Fatal(err)
 		}

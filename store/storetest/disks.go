@@ -217,4 +217,21 @@ var diskTests = []test{
 		h.gone(i.ID)
 		h.equal("script of a machine that is gone", h.get(i.ID).InitScript, "")
 	}},
+	{"a proxy is kept with the identity, also when that is renewed, and goes with it", func(h *harness) {
+		h.pools(9, "a")
+		const proxy = "http://proxy.example.com:3128"
+		i := h.warm("a", func(i *pool.Instance) { i.Proxy, i.ProxyCA = proxy, true })
+		h.equal("proxy", h.get(i.ID).Proxy, proxy)
+		h.equal("its authority", h.get(i.ID).ProxyCA, true)
+		next := identity("next")
+		_, err := h.Renewing(h.ctx, pool.Renewal{ID: i.ID, From: i.Identity.Cert, Next: next, Now: h.tick()})
+		h.no(err)
+		h.equal("proxy while it is renewed", h.get(i.ID).Proxy, proxy)
+		_, err = h.Renewed(h.ctx, pool.Renewal{ID: i.ID, Next: next, Now: h.tick()})
+		h.no(err)
+		h.equal("proxy after it", h.get(i.ID).Proxy, proxy)
+		h.equal("its authority after it", h.get(i.ID).ProxyCA, true)
+		h.gone(i.ID)
+		h.equal("proxy of a machine that is gone", h.get(i.ID).Proxy, "")
+	}},
 }

@@ -59,12 +59,12 @@ type Options struct {
 
 // Build makes an image, or makes it anew: a running reader sees the old one or
 // the new one, whole. It touches the network only for packages that are not in
-// the cache beside the images. Only debian needs root.
+// the cache beside the images. Only debian and debian-docker need root.
 func Build(ctx context.Context, o Options) (*Image, error) {
 	o.Name = cmp.Or(o.Name, Tiny)
 	o.Arch = cmp.Or(o.Arch, runtime.GOARCH)
-	if o.Name != Tiny && o.Name != Debian {
-		return nil, fmt.Errorf("image %s: those that can be built are %s and %s; others are made with: %s", o.Name, Tiny, Debian, remake(o.Name))
+	if !BuiltHere(o.Name) {
+		return nil, fmt.Errorf("image %s: those that can be built are %s, %s and %s; others are made with: %s", o.Name, Tiny, Debian, DebianDocker, remake(o.Name))
 	}
 	if o.HTTP == nil {
 		o.HTTP = http.DefaultClient
@@ -73,7 +73,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 		o.Progress = func(string, int64, int64) {}
 	}
 	build := buildTiny
-	if o.Name == Debian {
+	if IsDebian(o.Name) {
 		build = buildDebian
 	}
 	img, err := build(ctx, o)

@@ -261,7 +261,7 @@ func TestBuildRefuses(t *testing.T) {
 		},
 		"an image we cannot build": {
 			func(_ *testing.T, o *image.Options, _ map[string][]byte) { o.Name = "mine" },
-			"image mine: those that can be built are tiny and debian; others are made with: drone-runner-aws image import mine FILE|URL",
+			"image mine: those that can be built are tiny, debian and debian-docker; others are made with: drone-runner-aws image import mine FILE|URL",
 		},
 		"a package with another checksum": {
 			func(_ *testing.T, o *image.Options, _ map[string][]byte) { o.Kernel.SHA256 = sum([]byte("else")) },

@@ -13,17 +13,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// Debian is the name of the image with a whole Debian system.
-const Debian = "debian"
+// Debian is the name of the image with a whole Debian system, DebianDocker that
+// of the same with a Docker daemon, for steps in containers.
+const (
+	Debian       = "debian"
+	DebianDocker = "debian-docker"
+)
 
 // DefaultSuite is the release of Debian that is built.
 const DefaultSuite = "bookworm"
 
-// DebianMinMemoryMB is the least memory, in MiB, a debian machine boots with.
-const DebianMinMemoryMB = 256
+// DebianMinMemoryMB is the least memory, in MiB, a debian machine boots with,
+// DebianDockerMinMemoryMB what one with a Docker daemon does.
+const (
+	DebianMinMemoryMB       = 256
+	DebianDockerMinMemoryMB = 512
+)
 
 // debianDisk is the size of its disk: what is not used takes no space, and a
 // machine may have a larger one.
@@ -47,6 +56,17 @@ var debianPackages = []string{
 	"cloud-init", "openssh-server", "git", "curl", "ca-certificates", "iproute2", "sudo", "procps",
 }
 
+// dockerPackages are what a debian-docker machine has besides. The firewall's
+// program is what the daemon makes networks with; where the kernel has AppArmor it
+// starts no container without its parser.
+var dockerPackages = []string{"docker.io", "iptables", "apparmor"}
+
+// BuiltHere says whether the image of a name is made by [Build].
+func BuiltHere(name string) bool { return name == Tiny || IsDebian(name) }
+
+// IsDebian says whether the image of a name is a Debian system made by [Build].
+func IsDebian(name string) bool { return name == Debian || name == DebianDocker }
+
 //go:embed guest/fstab
 var debianFstab []byte
 
@@ -67,7 +87,7 @@ printf 'MODULES=list\nCOMPRESS=gzip\n' >"$1/etc/initramfs-tools/conf.d/runner-ma
 printf 'virtio_pci\nvirtio_blk\n' >"$1/usr/share/initramfs-tools/modules.d/runner-machine"`
 
 // buildDebian makes the image of a Debian system with systemd, cloud-init and
-// the agent as a service.
+// the agent as a service, and with Docker if that is asked for.
 func buildDebian(ctx context.Context, o Options) (*Image, error) {
 	o.Suite = cmp.Or(o.Suite, DefaultSuite)
 	if err := debianTools(); err != nil {
@@ -113,15 +133,18 @@ func buildDebian(ctx context.Context, o Options) (*Image, error) {
 		return nil, err
 	}
 	m := Manifest{
-		Name: Debian, Arch: o.Arch, MinMemoryMB: DebianMinMemoryMB, KernelRelease: release,
+		Name: o.Name, Arch: o.Arch, MinMemoryMB: DebianMinMemoryMB, KernelRelease: release,
 		Disk:  &Disk{Size: debianDisk, Suite: o.Suite, Mirror: o.Mirror},
 		Agent: Agent{Version: version, SHA256: hashBytes(agent).SHA256},
 	}
-	if err := seal(tmp, filepath.Join(o.Dir, Debian), m, DiskFile, KernelFile, InitramfsFile); err != nil {
+	if o.Name == DebianDocker {
+		m.MinMemoryMB = DebianDockerMinMemoryMB
+	}
+	if err := seal(tmp, filepath.Join(o.Dir, o.Name), m, DiskFile, KernelFile, InitramfsFile); err != nil {
 		return nil, err
 	}
-	o.Progress("image "+Debian+" is ready", 1, 1)
-	return Inspect(o.Dir, Debian)
+	o.Progress("image "+o.Name+" is ready", 1, 1)
+	return Inspect(o.Dir, o.Name)
 }
 
 // debianTools says what this host lacks, before anything is downloaded.
@@ -146,7 +169,11 @@ func debianTools() error {
 
 // bootstrap installs the system into root.
 func bootstrap(ctx context.Context, o Options, root string) error {
-	packages := strings.ReplaceAll(strings.Join(debianPackages, ","), "%s", o.Arch)
+	wanted := debianPackages
+	if o.Name == DebianDocker {
+		wanted = slices.Concat(wanted, dockerPackages)
+	}
+	packages := strings.ReplaceAll(strings.Join(wanted, ","), "%s", o.Arch)
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=minbase", "--architectures=" + o.Arch, "--include=" + packages,
 		// Its own user for downloads cannot read a private data directory.

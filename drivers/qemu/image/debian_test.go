@@ -108,10 +108,46 @@ func TestBuildOfDebianSaysWhatTheHostLacks(t *testing.T) {
 	}
 }
 
-func TestAFailedBuildOfDebianSaysWhyAndLeavesNothing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root builds the image")
+// needRoot skips a test for other users than root; CI is root.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
 	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("only root builds the image: run CI as root")
+	}
+	t.Skip("only root builds the image")
+}
+
+func TestOnlyDebianDockerHasADaemon(t *testing.T) {
+	needRoot(t)
+	bin := t.TempDir()
+	for name, script := range map[string]string{
+		"mmdebstrap": "#!/bin/sh\nfor a; do case $a in --include=*) echo \"I: $a\" >&2 ;; esac; done\nexit 25\n",
+		"mke2fs":     "#!/bin/sh\n", "qemu-img": "#!/bin/sh\n",
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin)
+	for name, want := range map[string]bool{image.Debian: false, image.DebianDocker: true} {
+		o := sources(t, kernelFiles(), busyboxFiles())
+		o.Name = name
+		var steps []string
+		o.Progress = func(step string, _, _ int64) { steps = append(steps, step) }
+		if _, err := image.Build(t.Context(), o); err == nil || !strings.Contains(err.Error(), "build image "+name) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if got := strings.Join(steps, " "); !strings.Contains(got, "systemd-sysv") || strings.Contains(got, "docker.io") != want {
+			t.Errorf("%s is made of %s", name, got)
+		}
+	}
+}
+
+func TestAFailedBuildOfDebianSaysWhyAndLeavesNothing(t *testing.T) {
+	needRoot(t)
 	o := sources(t, kernelFiles(), busyboxFiles())
 	o.Name, o.Mirror = "debian", "http://127.0.0.1:1/debian"
 	bin := t.TempDir()

@@ -66,7 +66,7 @@ func importDisk(ctx context.Context, o ImportOptions) (*Image, error) {
 	switch {
 	case !nameRE.MatchString(o.Name):
 		return nil, errors.New("a name has at most 63 lower-case letters, digits, dots and dashes, a letter or digit first")
-	case o.Name == Tiny || o.Name == Debian:
+	case BuiltHere(o.Name):
 		return nil, fmt.Errorf("the name is taken by the image that %q makes; choose another", remake(o.Name))
 	case o.Arch != "amd64":
 		return nil, fmt.Errorf("imported disks boot on amd64 only, and this is %s; use the image debian", o.Arch)

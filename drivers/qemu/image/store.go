@@ -136,7 +136,7 @@ func (i *Image) needs() []string {
 
 // remake is the command that makes an image of this name.
 func remake(name string) string {
-	if name == Tiny || name == Debian {
+	if BuiltHere(name) {
 		return "drone-runner-aws image build " + name
 	}
 	return "drone-runner-aws image import " + name + " FILE|URL"

@@ -20,8 +20,9 @@ const (
 	// diskFileSystem is what the host makes on a persistent disk. With discard
 	// the host gets back the space of files that are deleted.
 	diskFileSystem, diskOptions = "ext4", "discard"
-	// diskPatience is how long a disk may take to appear: its driver is loaded
-	// before the identity comes, so it is there.
+	// diskPatience is how long all disks together may take to appear: their driver
+	// is loaded before the identity comes, so they are there. It ends before a host
+	// asks anew, which would not hear the answer to what it asked before.
 	diskPatience = 10 * time.Second
 	diskPause    = 20 * time.Millisecond
 )
@@ -30,11 +31,12 @@ const (
 // it has failed: what is mounted stays so. A disk is mounted as it is; nothing
 // is ever written to one that has no file system.
 func mountDisks(ctx context.Context, disks []guestlink.Disk, log *slog.Logger) error {
+	end := time.Now().Add(diskPatience)
 	for _, d := range disks {
 		if mounted(d.Folder) {
 			continue
 		}
-		device, err := awaitDisk(ctx, blocksDir, d.Serial, diskPatience)
+		device, err := awaitDisk(ctx, blocksDir, d.Serial, time.Until(end))
 		if err == nil {
 			err = os.MkdirAll(d.Folder, 0o755)
 		}

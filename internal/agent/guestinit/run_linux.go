@@ -144,7 +144,7 @@ func surrender(ctx context.Context, guest *guestlink.Guest, channel <-chan error
 	guest.Fail(err)
 	select {
 	case <-ctx.Done():
-	case <-channel:
+	case <-channel: //nolint:errcheck // that it has ended is what counts
 	case <-time.After(surrenderTime):
 	}
 	return err

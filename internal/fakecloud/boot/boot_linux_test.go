@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,10 +13,13 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/amazon"
@@ -28,8 +32,21 @@ import (
 // agentDir holds the agent that machines run, once it was built.
 var agentDir string
 
+// machines is how many run at the same time unless -parallel says otherwise:
+// most of a boot is waiting for what it has started.
+const machines = 8
+
 func TestMain(m *testing.M) {
 	boot.Main()
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(machines)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	dir, err := os.MkdirTemp("", "agent")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -178,6 +195,23 @@ func (s *scene) fails(m *boot.Machine, step string) {
 	}
 }
 
+// paused is how long the machine's scripts slept each time, in seconds, where
+// nobody waits for it.
+func paused(t *testing.T, m *boot.Machine) string {
+	t.Helper()
+	calls, err := m.Calls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seconds []string
+	for _, c := range calls {
+		if c.Program == "sleep" {
+			seconds = append(seconds, c.Args...)
+		}
+	}
+	return strings.Join(seconds, " ")
+}
+
 func called(t *testing.T, m *boot.Machine, want string) bool {
 	t.Helper()
 	calls, err := m.Calls()
@@ -300,31 +334,36 @@ func TestWhatIsBrokenFailsWithItsStep(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*scene)
 		step   string
+		pauses string // in seconds
 	}{
-		"no address answers":           {func(s *scene) { s.options.Served = nil }, `^2/4 download agent: failed: no answer from ` + second},
-		"a wrong checksum, everywhere": {func(s *scene) { s.config.SHA256 = map[string]string{asset: strings.Repeat("0", 64)} }, `^2/4 download agent: failed: `},
+		"no address answers":           {func(s *scene) { s.options.Served = nil }, `^2/4 download agent: failed: no answer from ` + second, "0 2 4"},
+		"a wrong checksum, everywhere": {func(s *scene) { s.config.SHA256 = map[string]string{asset: strings.Repeat("0", 64)} }, `^2/4 download agent: failed: `, "0 2 4"},
 		"no checksum anywhere": {
 			func(s *scene) { delete(s.options.Served, first+"/SHA256SUMS"); s.config.FallbackURL = "" },
-			`^2/4 download agent: failed: no checksum for .*RUNNER_AGENT_SHA256`,
+			`^2/4 download agent: failed: no checksum for .*RUNNER_AGENT_SHA256`, "0 2 4",
 		},
 		"an init script that fails": {
 			func(s *scene) { s.request.InitScript = "#!/bin/sh\necho hunter2\nexit 7\n" },
-			`^4/5 run the init script: failed: exit code 7, see /var/log/runner-init.log`,
+			`^4/5 run the init script: failed: exit code 7, see /var/log/runner-init.log`, "0",
 		},
-		"a wrong path of the agent's":  {edit("ExecStart=/usr/bin/lite-engine ", "ExecStart=/usr/bin/lite-engin "), `^4/4 start agent: failed`},
-		"an agent that may not be run": {edit("install -m 0755", "install -m 0644"), `^4/4 start agent: failed`},
-		"no service":                   {edit("path: /etc/systemd/system/runner-agent.service", "path: /etc/runner-agent.service"), `^4/4 start agent: failed`},
+		"a wrong path of the agent's":  {edit("ExecStart=/usr/bin/lite-engine ", "ExecStart=/usr/bin/lite-engin "), `^4/4 start agent: failed`, "0"},
+		"an agent that may not be run": {edit("install -m 0755", "install -m 0644"), `^4/4 start agent: failed`, "0"},
+		"no service":                   {edit("path: /etc/systemd/system/runner-agent.service", "path: /etc/runner-agent.service"), `^4/4 start agent: failed`, "0"},
 		"a persistent disk that is not there": {
 			func(s *scene) { s.gitspace("/dev/disk/by-id/other") },
-			`^2/5 mount persistent disks: failed: disk gs-\w+ for /mnt/disks/mountdevcontainer did not appear`,
+			`^2/5 mount persistent disks: failed: disk gs-\w+ for /mnt/disks/mountdevcontainer did not appear`, strings.TrimSpace(strings.Repeat("1 ", 19)),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t)
+			s.options.NoPauses = true
 			c.change(s)
 			m := s.start()
 			s.fails(m, c.step)
+			if got := paused(t, m); got != c.pauses {
+				t.Errorf("it paused for %q, want %q", got, c.pauses)
+			}
 			if strings.Contains(m.Console(), "hunter2") {
 				t.Error("the console has a secret")
 			}
@@ -528,6 +567,85 @@ func TestTheAgentComesBackWhenItEnds(t *testing.T) {
 		}
 	}
 	s.healthy(m)
+}
+
+// behindProxy makes the machine one whose way out is a proxy with an authority
+// of its own, and gives that.
+func (s *scene) behindProxy(address string) string {
+	s.t.Helper()
+	ca := string(s.request.Identity.CACert) // any certificate will do
+	s.request.Proxy = address
+	s.config.Helpers.EgressNoProxy, s.config.Helpers.EgressCACert = "localhost,mirror.example.com", ca
+	s.options.Served[address+"/healthz"] = s.options.Served[first+"/SHA256SUMS"]
+	return ca
+}
+
+func TestAMachineBehindAProxyDownloadsThroughIt(t *testing.T) {
+	t.Parallel()
+	const proxy = "http://proxy.example.com:3128"
+	for _, dnf := range []bool{false, true} {
+		s := newScene(t)
+		if dnf {
+			s.onAmazon()
+			s.options.Dnf, s.request.Options.MaxBytes = true, 0
+		}
+		s.config.AgentURL, s.config.FallbackURL = "https://nowhere.example.com", second // the latter is reached directly
+		ca := s.behindProxy(proxy)
+		s.move()
+		m := s.start()
+		s.healthy(m)
+		through := map[string]string{}
+		calls, err := m.Calls()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range calls {
+			if c.Program == "curl" {
+				through[c.Args[len(c.Args)-1]] = c.Proxy
+			}
+		}
+		want := map[string]string{
+			proxy + "/healthz": "", "https://nowhere.example.com/" + asset: proxy, second + "/" + asset: "", second + "/SHA256SUMS": "",
+		}
+		if diff := cmp.Diff(want, through); diff != "" {
+			t.Errorf("what went through which proxy (-want +got):\n%s", diff)
+		}
+		for name, ends := range map[string]string{
+			"/etc/harness-certs/ca.crt": ca, "/etc/harness-certs/ca-bundle.crt": ca,
+			"/etc/systemd/system/docker.service.d/egress.conf": "Environment=\"HTTPS_PROXY=" + proxy + "\"\nEnvironment=\"NO_PROXY=localhost,mirror.example.com\"\n",
+		} {
+			text, mode, err := m.File(name)
+			if err != nil || mode.Perm() != 0o644 || !strings.HasSuffix(string(text), ends) {
+				t.Errorf("%s: %v, %v, ends in %.300q", name, err, mode, text[max(0, len(text)-300):])
+			}
+		}
+		if _, err := exec.LookPath("update-ca-certificates"); err == nil {
+			store, _, err := m.File("/etc/ssl/certs/ca-certificates.crt")
+			if err != nil || !strings.Contains(string(store), strings.TrimSpace(ca)) {
+				t.Errorf("the system does not trust the proxy's authority: %v, %d bytes", err, len(store))
+			}
+		}
+		if !called(t, m, "systemctl try-restart docker") {
+			t.Error("docker is not told of the proxy")
+		}
+		env, _, err := m.File("/root/.env")
+		if err != nil || strings.Contains(strings.ToLower(string(env)), "_proxy") {
+			t.Errorf("the agent itself is told of the proxy: %v\n%s", err, env)
+		}
+	}
+}
+
+func TestAProxyThatDoesNotAnswerFailsTheBootWithItsStep(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.behindProxy("http://proxy.example.com:3128")
+	clear(s.options.Served)
+	s.options.NoPauses = true
+	m := s.start()
+	s.fails(m, `^2/5 reach the egress proxy: failed: no answer from http://proxy.example.com:3128/healthz in five tries: .*proxy_url in the pool file`)
+	if got := paused(t, m); got != "0 3 3 3 3" {
+		t.Errorf("it paused for %q between its tries", got)
+	}
 }
 
 func TestAUsersOwnScriptIsRun(t *testing.T) {

@@ -36,11 +36,18 @@ type Options struct {
 	// Volumes are folders of this host that keep what disks hold, by device path.
 	// What others hold goes with the machine.
 	Volumes map[string]string
+	// Store is a folder of this host with the folders of disks that the machine
+	// may be given while it runs, see [Machine.Attach]; "" for none.
+	Store string
 	// Dnf makes the machine one with dnf instead of apt-get.
 	Dnf bool
 	// Docker says that the image brings docker; else it is there once a package
 	// manager has installed it.
 	Docker bool
+	// NoPauses makes sleep a stub that returns at once, so that a script that
+	// tries again and again is soon through; Calls has how long it would have
+	// slept.
+	NoPauses bool
 }
 
 // Call is one call of a stub.
@@ -48,6 +55,8 @@ type Call struct {
 	// Program is the stub's name, Args what it was given.
 	Program string   `json:"program"`
 	Args    []string `json:"args"`
+	// Proxy is what curl and wget would have gone through, "" for nothing.
+	Proxy string `json:"proxy,omitempty"`
 }
 
 // String gives the call as it would be typed.
@@ -89,6 +98,8 @@ type plan struct {
 	Disks  map[string]string `json:"disks"`
 	// Volumes are folders of the host, by the name of the file behind a disk.
 	Volumes map[string]string `json:"volumes"`
+	// Store is bound into the machine, if there is one.
+	Store string `json:"store,omitempty"`
 	// Hidden are programs of the host that the machine lacks.
 	Hidden []string `json:"hidden"`
 }
@@ -120,7 +131,7 @@ func (m *Machine) furnish(o Options) error {
 	for _, dir := range []string{
 		upperName + "/bin", upperName + "/sbin", upperName + "/local", localName, workName,
 		"root/etc", "root/root", "root/var/log", "root/var/tmp", "root/var/lib", "root/run", "root/tmp", "root/proc", "root/dev", "root/usr", "root/mnt",
-		"root/old", "root" + insideDir + "/files", "root" + insideDir + "/volumes",
+		"root/old", "root/etc/ssl/certs", "root" + insideDir + "/files", "root" + insideDir + "/volumes",
 	} {
 		if err := os.MkdirAll(filepath.Join(m.base, dir), 0o755); err != nil {
 			return err
@@ -141,6 +152,9 @@ func (m *Machine) furnish(o Options) error {
 	} else {
 		hidden = append(hidden, "docker")
 	}
+	if o.NoPauses {
+		stubs = append(stubs, "sleep")
+	}
 	for _, name := range stubs {
 		for _, dir := range []string{"bin", "sbin"} {
 			if err := os.Symlink(insideDir+"/stub", filepath.Join(m.base, upperName, dir, name)); err != nil {
@@ -148,7 +162,7 @@ func (m *Machine) furnish(o Options) error {
 			}
 		}
 	}
-	p := plan{Served: map[string]string{}, Disks: map[string]string{}, Volumes: map[string]string{}, Hidden: hidden}
+	p := plan{Served: map[string]string{}, Disks: map[string]string{}, Volumes: map[string]string{}, Store: o.Store, Hidden: hidden}
 	for url, file := range o.Served {
 		if file == "" {
 			p.Served[url] = ""
@@ -170,17 +184,89 @@ func (m *Machine) furnish(o Options) error {
 			p.Volumes[filepath.Base(name)] = folder
 		}
 	}
-	text, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(m.inside(planName), text, 0o600); err != nil {
+	if err := m.writePlan(p); err != nil {
 		return err
 	}
 	if err := os.WriteFile(m.inside("stub"), nil, 0o755); err != nil { // the program is mounted on it
 		return err
 	}
 	return os.WriteFile(m.inside(userDataName), o.UserData, 0o600)
+}
+
+// writePlan puts the plan in place of an earlier one, which others may be
+// reading.
+func (m *Machine) writePlan(p plan) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.inside(planName+".new"), text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(m.inside(planName+".new"), m.inside(planName))
+}
+
+// Attach gives the machine one more disk, as a cloud does that plugs it in: it
+// shows at the device path at once, if the machine runs, and at every boot. File
+// is what is behind it, folder what keeps what it holds, a folder directly in
+// Options.Store. Not for a frozen machine, nor beside Reboot.
+func (m *Machine) Attach(ctx context.Context, device, file, folder string) error {
+	if err := m.attach(ctx, device, file, folder); err != nil {
+		return fmt.Errorf("attach %s: %w", device, err)
+	}
+	return nil
+}
+
+func (m *Machine) attach(ctx context.Context, device, file, folder string) error {
+	text, err := os.ReadFile(m.inside(planName))
+	if err != nil {
+		return err
+	}
+	var p plan
+	if err := json.Unmarshal(text, &p); err != nil {
+		return err
+	}
+	if p.Disks[device] != "" {
+		return errors.New("there is a disk already")
+	}
+	if p.Store == "" || filepath.Dir(folder) != filepath.Clean(p.Store) {
+		return fmt.Errorf("folder %s is not in the machine's store %q", folder, p.Store)
+	}
+	name, err := m.take(file, len(p.Served)+len(p.Disks))
+	if err != nil {
+		return err
+	}
+	p.Disks[device], p.Volumes[filepath.Base(name)] = name, folder
+	if err := m.writePlan(p); err != nil {
+		return err
+	}
+	select {
+	case <-m.Off():
+		return nil // it shows at the next boot
+	default:
+	}
+	return m.ask(ctx, order{Disk: &plugged{Device: device, File: name, Folder: filepath.Base(folder)}})
+}
+
+// ask has the first process carry out an order.
+func (m *Machine) ask(ctx context.Context, o order) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", m.inside(controlName))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // the answer was read
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := json.NewEncoder(c).Encode(o); err != nil {
+		return err
+	}
+	var a answer
+	if err := json.NewDecoder(c).Decode(&a); err != nil {
+		return err
+	}
+	if a.Code != 0 {
+		return errors.New(a.Text)
+	}
+	return nil
 }
 
 // take brings a file of the host into the machine: the same file if that is

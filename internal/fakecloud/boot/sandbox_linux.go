@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func isStub(name string) bool {
 	if _, err := os.Stat(filepath.Join(insideDir, planName)); err != nil {
 		return false
 	}
-	return slices.Contains([]string{"curl", "wget", "systemctl", "ufw", "shutdown", "mount", "apt-get", "dnf", "docker"}, name)
+	return slices.Contains([]string{"curl", "wget", "systemctl", "ufw", "shutdown", "mount", "apt-get", "dnf", "docker", "sleep"}, name)
 }
 
 // firstProcess is a machine's first process: it makes the machine's view of the
@@ -75,7 +76,8 @@ func firstProcess(base string) error {
 		return err
 	}
 	go forward(agent)
-	go readConsole()
+	drained := make(chan struct{}, 1)
+	go readConsole(drained)
 	mgr := newManager()
 	control, err := net.Listen("unix", filepath.Join(insideDir, controlName))
 	if err != nil {
@@ -87,6 +89,7 @@ func firstProcess(base string) error {
 		if err := bootUp(mgr); err != nil {
 			said = err.Error()
 		}
+		drain(drained)
 		temporary := filepath.Join(insideDir, resultName+".new")
 		if os.WriteFile(temporary, []byte(said), 0o600) == nil {
 			_ = os.Rename(temporary, filepath.Join(insideDir, resultName)) // who waits gives up in time
@@ -151,7 +154,7 @@ func enter(base string, p plan) error {
 			}
 		}
 	}
-	for _, name := range []string{"passwd", "group", "nsswitch.conf", "ld.so.cache", "mke2fs.conf"} {
+	for _, name := range []string{"passwd", "group", "nsswitch.conf", "ld.so.cache", "mke2fs.conf", "ca-certificates.conf"} {
 		text, err := os.ReadFile("/etc/" + name)
 		if err != nil {
 			continue // not every host has each
@@ -174,6 +177,13 @@ func enter(base string, p plan) error {
 			return err
 		}
 		mounts = append(mounts, mount{folder, to, "", unix.MS_BIND, ""})
+	}
+	if p.Store != "" {
+		to := filepath.Join(root, storeDir)
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+		mounts = append(mounts, mount{p.Store, to, "", unix.MS_BIND, ""})
 	}
 	for _, m := range mounts {
 		if err := unix.Mount(m.from, m.to, m.kind, m.flags, m.data); err != nil {
@@ -207,18 +217,50 @@ func devices(p plan) error {
 		return fmt.Errorf("console: %w", err)
 	}
 	for device, file := range p.Disks {
-		if err := os.MkdirAll(filepath.Dir(device), 0o755); err != nil {
-			return err
-		}
-		if err := os.Symlink(file, device); err != nil {
+		if err := showDisk(device, file); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readConsole keeps what is written to the console.
-func readConsole() {
+func showDisk(device, file string) error {
+	if err := os.MkdirAll(filepath.Dir(device), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(file, device)
+}
+
+// storeDir is where a machine has its Options.Store.
+const storeDir = insideDir + "/store"
+
+// plugged is a disk that a machine is given while it runs: a device path, the
+// file behind it, and the folder in the store with what it holds.
+type plugged struct {
+	Device string `json:"device"`
+	File   string `json:"file"`
+	Folder string `json:"folder"`
+}
+
+// in plugs the disk in, for all processes of the machine.
+func (p *plugged) in() error {
+	to := filepath.Join(insideDir, "volumes", filepath.Base(p.File))
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(filepath.Join(storeDir, p.Folder), to, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", to, err)
+	}
+	return showDisk(p.Device, p.File)
+}
+
+// consoleMark is what asks the console's reader whether it has come so far. No
+// script writes it.
+const consoleMark = 0
+
+// readConsole keeps what is written to the console, and tells at each mark that
+// all before it is kept.
+func readConsole(drained chan<- struct{}) {
 	// Open for writing too, so that it never ends.
 	in, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
 	if err != nil {
@@ -228,7 +270,37 @@ func readConsole() {
 	if err != nil {
 		return
 	}
-	_, _ = io.Copy(out, in) // until the power is cut
+	buf := make([]byte, 32<<10)
+	for { // until the power is cut
+		n, err := in.Read(buf)
+		if err != nil {
+			return
+		}
+		text := bytes.ReplaceAll(buf[:n], []byte{consoleMark}, nil)
+		if _, err := out.Write(text); err != nil {
+			return
+		}
+		if len(text) < n {
+			select {
+			case drained <- struct{}{}:
+			default: // who asked was told before
+			}
+		}
+	}
+}
+
+// drain waits until the console's reader has kept what was written so far, so
+// that who learns of a boot's end finds its last words.
+func drain(drained <-chan struct{}) {
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	_, err = console.Write([]byte{consoleMark})
+	if cerr := console.Close(); err != nil || cerr != nil {
+		return
+	}
+	<-drained
 }
 
 func loopback() error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -26,7 +27,7 @@ const (
 // stub is one call of a program that would reach out of the machine or change
 // the host. It notes the call and does what can be done here.
 func stub(name string, args []string) int {
-	if err := note(Call{Program: name, Args: args}); err != nil {
+	if err := note(Call{Program: name, Args: args, Proxy: proxyOf(name, args)}); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		return 1
 	}
@@ -59,6 +60,29 @@ func stub(name string, args []string) int {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 	}
 	return code
+}
+
+// proxyOf is the proxy that the environment names for the address that curl or
+// wget is asked for.
+func proxyOf(name string, args []string) string {
+	if name != "curl" && name != "wget" {
+		return ""
+	}
+	for _, a := range args {
+		if !strings.HasPrefix(a, "http://") && !strings.HasPrefix(a, "https://") {
+			continue
+		}
+		u, err := url.Parse(a)
+		if err != nil {
+			return ""
+		}
+		proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+		if err != nil || proxy == nil {
+			return ""
+		}
+		return proxy.String()
+	}
+	return ""
 }
 
 func note(c Call) error {

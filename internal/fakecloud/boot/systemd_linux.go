@@ -84,8 +84,10 @@ func newManager() *manager {
 }
 
 // order is what the stub of systemctl asks for, answer what it is told.
+// Disk is another order: a disk to be plugged in.
 type order struct {
 	Args []string `json:"args"`
+	Disk *plugged `json:"disk,omitempty"`
 }
 
 type answer struct {
@@ -105,7 +107,13 @@ func (m *manager) serve(l net.Listener) {
 			if json.NewDecoder(bufio.NewReader(c)).Decode(&o) != nil {
 				return
 			}
-			_ = json.NewEncoder(c).Encode(m.order(o.Args)) // who asked may be gone
+			a := answer{}
+			if o.Disk == nil {
+				a = m.order(o.Args)
+			} else if err := o.Disk.in(); err != nil {
+				a = answer{1, err.Error()}
+			}
+			_ = json.NewEncoder(c).Encode(a) // who asked may be gone
 		}()
 	}
 }
@@ -135,7 +143,7 @@ func (m *manager) order(args []string) answer {
 	case "poweroff", "halt":
 		m.offOnce.Do(func() { close(m.off) })
 		return answer{}
-	case "enable", "start", "restart", "stop", "is-active", "disable":
+	case "enable", "start", "restart", "try-restart", "stop", "is-active", "disable":
 	default:
 		return answer{1, "unknown command " + verb}
 	}
@@ -154,6 +162,11 @@ func (m *manager) order(args []string) answer {
 		case "restart":
 			m.stop(name)
 			err = m.start(name)
+		case "try-restart":
+			if m.active(name) {
+				m.stop(name)
+				err = m.start(name)
+			}
 		case "is-active":
 			if !m.active(name) {
 				return answer{exitInactive, "inactive"}

@@ -101,8 +101,15 @@ func (i *instance) private() string {
 
 // machine is what hooks are told.
 func (c *Cloud) machine(i *instance, resumed bool) Machine {
+	var volumes []Volume
+	for _, v := range c.attached(i) {
+		if v.device != i.image.RootDevice && v.attachment == "attached" {
+			volumes = append(volumes, Volume{v.id, v.device})
+		}
+	}
 	return Machine{
-		ID: i.id, Type: i.typ.Name, Zone: i.zone.Name, Image: i.image.ID, PublicIP: i.public, PrivateIP: i.private(),
+		Volumes: volumes,
+		ID:      i.id, Type: i.typ.Name, Zone: i.zone.Name, Image: i.image.ID, PublicIP: i.public, PrivateIP: i.private(),
 		Boot: i.boots, Resumed: resumed, UserData: slices.Clone(i.userData), Tags: maps.Clone(i.tags), At: c.now,
 	}
 }

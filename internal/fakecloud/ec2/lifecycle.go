@@ -45,10 +45,11 @@ func (c *Cloud) toRunning(i *instance) {
 	})
 }
 
-// halts tells that a guest does not run any more.
-func (c *Cloud) halts(i *instance) {
+// halts tells that a guest does not run any more, and whether its memory is kept.
+func (c *Cloud) halts(i *instance, asleep bool) {
 	if c.o.Halts != nil && i.up {
 		m := c.machine(i, false)
+		m.Asleep = asleep
 		c.hooks = append(c.hooks, func() { c.o.Halts(m) })
 	}
 	i.up = false
@@ -60,7 +61,6 @@ func (c *Cloud) stamp(what string) string {
 
 // stop begins a stop. With hibernate its memory is kept, if that succeeds.
 func (c *Cloud) stop(i *instance, why cause, hibernate bool) {
-	c.halts(i)
 	i.orders++
 	took := c.o.Times.Stopping
 	kept := hibernate
@@ -72,6 +72,7 @@ func (c *Cloud) stop(i *instance, why cause, hibernate bool) {
 			kept, why, took = false, byUser, c.o.Times.Stopping
 		}
 	}
+	c.halts(i, kept)
 	i.state, i.cause, i.transition, i.public, i.notice = stopping, why, c.stamp("User initiated"), "", nil
 	c.plan(i, c.between(took, "stopping", i.id, i.boots), func() {
 		i.state, i.impaired = stopped, false
@@ -88,7 +89,7 @@ func (c *Cloud) terminate(i *instance, why cause, transition string, atOnce bool
 	if !i.live() {
 		return
 	}
-	c.halts(i)
+	c.halts(i, false)
 	i.orders++
 	i.state, i.cause, i.transition, i.public = shuttingDown, why, c.stamp(transition), ""
 	if atOnce {
@@ -100,6 +101,10 @@ func (c *Cloud) terminate(i *instance, why cause, transition string, atOnce bool
 
 // ended is a machine's end, with all that goes with it.
 func (c *Cloud) ended(i *instance) {
+	if c.o.Gone != nil {
+		m := c.machine(i, false)
+		c.hooks = append(c.hooks, func() { c.o.Gone(m) })
+	}
 	i.state, i.impaired, i.notice = terminated, false, nil
 	c.giveRoom(i)
 	for _, v := range c.attached(i) {
@@ -257,7 +262,7 @@ func rebootInstances(c *Cloud, p params) (answer, error) {
 
 // reboot ends the guest and starts it; EC2 shows nothing of it.
 func (c *Cloud) reboot(i *instance) {
-	c.halts(i)
+	c.halts(i, false)
 	i.boots, i.booted, i.impaired, i.up = i.boots+1, c.now, false, true
 	if c.o.Boots != nil {
 		m := c.machine(i, false)

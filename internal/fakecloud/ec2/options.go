@@ -51,6 +51,12 @@ type Options struct {
 	// and before the call is answered in which it came to light, by whoever
 	// called: perhaps several at once. They may call the Cloud.
 	Boots, Halts func(Machine)
+	// Gone is told likewise of every machine that is terminated, after Halts.
+	Gone func(Machine)
+	// Attaches is told likewise of every volume that a machine has been given
+	// after its launch, which a guest that runs sees at once. Boots brings those
+	// of before.
+	Attaches func(Machine, Volume)
 	// Addresses says where a machine's agent answers, asked at every start; an
 	// empty one is made up, or stays. It must not call the Cloud.
 	Addresses func(Machine) (public, private string)
@@ -168,12 +174,21 @@ type Machine struct {
 	// hibernation, with all that was in memory.
 	Boot    int
 	Resumed bool
+	// Asleep says at an end that what is in its memory is kept, for a start that
+	// goes on from there.
+	Asleep bool
+	// Volumes are those that are attached beside the root.
+	Volumes []Volume
 	// UserData is as the guest reads it.
 	UserData []byte
 	Tags     map[string]string
 	// At is when it happened, by the cloud's clock.
 	At time.Time
 }
+
+// Volume is a disk of a machine as its guest is given it. What it holds is kept
+// by who runs the guest, under the volume's ID.
+type Volume struct{ ID, Device string }
 
 // Image is a machine image.
 type Image struct {
@@ -222,6 +237,7 @@ func DefaultImages() []Image {
 func DefaultTypes() []Type {
 	return []Type{
 		{Name: "t3.nano", Architecture: "x86_64", VCPUs: 2, MemoryMiB: 512, Burstable: true, Hibernates: true},
+		{Name: "t3.micro", Architecture: "x86_64", VCPUs: 2, MemoryMiB: 1024, Burstable: true, Hibernates: true},
 		{Name: "t3.large", Architecture: "x86_64", VCPUs: 2, MemoryMiB: 8192, Burstable: true, Hibernates: true},
 		{Name: "t4g.nano", Architecture: "arm64", VCPUs: 2, MemoryMiB: 512, Burstable: true, Hibernates: true},
 		{Name: "m5.large", Architecture: "x86_64", VCPUs: 2, MemoryMiB: 8192, Hibernates: true},

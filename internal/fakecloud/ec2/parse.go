@@ -184,7 +184,7 @@ func scalar(s *model.Shape, text, path string) (any, error) {
 // check says what is missing in p or out of the model's bounds.
 func check(m *model.Model, shape string, v any, path string) error {
 	s := m.Requests[shape]
-	size := -1.0
+	var size float64
 	switch v := v.(type) {
 	case params:
 		for _, name := range s.Required {

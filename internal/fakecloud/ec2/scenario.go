@@ -82,7 +82,7 @@ func (c *Cloud) HostFailure(id string) error {
 		i.events = append(i.events, maintenance{
 			"instance-event-" + i.id[2:], "instance-retirement", "The instance is running on degraded hardware", c.now, c.now.Add(time.Hour),
 		})
-		c.halts(i)
+		c.halts(i, false)
 		c.plan(i, c.between(c.o.Times.Stopping, "host", i.id), func() {
 			i.state, i.cause, i.transition, i.public = stopped, byHost, c.stamp("Server.ScheduledStop"), ""
 			c.giveRoom(i)

@@ -191,8 +191,13 @@ func attachVolume(c *Cloud, p params) (answer, error) {
 	}
 	v.state, v.inst, v.device, v.attachment, v.attachedAt, v.dot = "in-use", i, device, "attaching", c.now, false
 	c.after(c.between(c.o.Times.Volume, "attach", v.id, c.now.UnixNano()), func() {
-		if v.inst == i && v.attachment == "attaching" {
-			v.attachment = "attached"
+		if v.inst != i || v.attachment != "attaching" {
+			return
+		}
+		v.attachment = "attached"
+		if c.o.Attaches != nil {
+			m, given := c.machine(i, false), Volume{v.id, v.device}
+			c.hooks = append(c.hooks, func() { c.o.Attaches(m, given) })
 		}
 	})
 	return c.attachmentOf(v), nil

@@ -46,11 +46,15 @@ func (t MachineType) json(project, zone string) object {
 	if t.Arm {
 		arch = "ARM64"
 	}
-	return is("machineType", "projects/"+project+"/zones/"+zone+"/machineTypes/"+t.Name, opened, object{
+	out := is("machineType", "projects/"+project+"/zones/"+zone+"/machineTypes/"+t.Name, opened, object{
 		"description": fmt.Sprintf("%d vCPUs, %.2f GB RAM", t.CPUs, float64(t.MemoryMB)/1024),
 		"guestCpus":   t.CPUs, "memoryMb": t.MemoryMB, "imageSpaceGb": 0, "maximumPersistentDisks": 128,
 		"maximumPersistentDisksSizeGb": "263168", "zone": zone, "isSharedCpu": strings.HasPrefix(t.Name, "e2-m"), "architecture": arch,
 	})
+	if t.GPU {
+		out["accelerators"] = []object{{"guestAcceleratorType": "nvidia-tesla-a100", "guestAcceleratorCount": 1}}
+	}
+	return out
 }
 
 // diskTypes are the kinds of disk of every zone, with their bounds in GB.

@@ -276,7 +276,7 @@ func (c *Cloud) readAttachment(i *instance, o object, field string, n int, now t
 	}
 	d, err := c.newDisk(i.project, i.zone, diskSpec{
 		field: field + ".initializeParams", name: name, kind: text(params, "diskType"), image: text(params, "sourceImage"),
-		text: text(params, "description"), size: whole(params, "diskSizeGb"), labels: pairs(params, "labels"),
+		text: text(params, "description"), size: whole(params, "diskSizeGb"), labels: labelsOf(params),
 		iops: whole(params, "provisionedIops"), throughput: whole(params, "provisionedThroughput"),
 	}, now)
 	if err != nil {
@@ -289,7 +289,7 @@ func (c *Cloud) readAttachment(i *instance, o object, field string, n int, now t
 var modelledDisk = pathSet("name description sizeGb type labels labels.* sourceImage provisionedIops provisionedThroughput zone")
 
 func (c *Cloud) insertDisk(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		b := r.body
 		if err := onlyModelled(modelledDisk, b, "", "resource"); err != nil {
 			return nil, err
@@ -299,7 +299,7 @@ func (c *Cloud) insertDisk(r *request, call fakecloud.Call, now time.Time) (obje
 		}
 		d, err := c.newDisk(r.path["project"], r.path["zone"], diskSpec{
 			field: "resource", name: text(b, "name"), kind: text(b, "type"), image: cmp.Or(r.query["sourceImage"], text(b, "sourceImage")),
-			text: text(b, "description"), size: whole(b, "sizeGb"), labels: pairs(b, "labels"),
+			text: text(b, "description"), size: whole(b, "sizeGb"), labels: labelsOf(b),
 			iops: whole(b, "provisionedIops"), throughput: whole(b, "provisionedThroughput"),
 		}, now)
 		if err != nil {
@@ -362,7 +362,7 @@ func (c *Cloud) aggregateDisks(r *request, _ fakecloud.Call, now time.Time) (obj
 // diskChange is a call that changes a disk after a while. What check says
 // against it refuses the call, or then the operation.
 func (c *Cloud) diskChange(r *request, call fakecloud.Call, now time.Time, kind string, check func(d *disk) *Error, do func(d *disk, at time.Time)) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		d, err := c.disk(r, now)
 		if err != nil {
 			return nil, err
@@ -404,7 +404,7 @@ func (c *Cloud) resizeDisk(r *request, call fakecloud.Call, now time.Time) (obje
 }
 
 func (c *Cloud) setDiskLabels(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	labels := pairs(r.body, "labels")
+	labels := labelsOf(r.body)
 	return c.diskChange(r, call, now, "setLabels", func(d *disk) *Error {
 		if text(r.body, "labelFingerprint") != d.labelPrint() {
 			return conditionNotMet("Labels fingerprint either invalid or resource labels have changed")

@@ -35,7 +35,7 @@ var (
 )
 
 func (c *Cloud) insertFirewall(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		f, err := c.newFirewall(r, now)
 		if err != nil {
 			return nil, err
@@ -159,7 +159,7 @@ func (c *Cloud) listFirewalls(r *request, _ fakecloud.Call, _ time.Time) (object
 }
 
 func (c *Cloud) deleteFirewall(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		f, err := c.firewallOf(r)
 		if err != nil {
 			return nil, err

@@ -66,7 +66,7 @@ func (c *Cloud) insertInstance(r *request, call fakecloud.Call, now time.Time) (
 	if r.has("sourceInstanceTemplate") || r.has("sourceMachineImage") {
 		return nil, notModelled("instances made of templates or machine images")
 	}
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		i, err := c.newInstance(r, now)
 		if err != nil {
 			return nil, err
@@ -106,7 +106,7 @@ func (c *Cloud) newInstance(r *request, now time.Time) (*instance, error) {
 	i := &instance{
 		project: r.path["project"], zone: r.path["zone"], name: text(b, "name"), description: text(b, "description"),
 		created: now, canForward: truth(b, "canIpForward"), protected: truth(b, "deletionProtection"),
-		labels: pairs(b, "labels"), attributes: map[string]string{}, asked: fakecloud.Minute{Most: attributeRate},
+		labels: labelsOf(b), attributes: map[string]string{}, asked: fakecloud.Minute{Most: attributeRate},
 	}
 	if err := checkName("resource.name", i.name); err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func (c *Cloud) aggregateInstances(r *request, _ fakecloud.Call, now time.Time) 
 // while, whatever its state. What check says against it refuses the call, or
 // then the operation.
 func (c *Cloud) instanceChange(r *request, call fakecloud.Call, now time.Time, kind string, check func(i *instance) *Error, do func(i *instance, at time.Time)) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		i, err := c.instance(r, now)
 		if err != nil {
 			return nil, err
@@ -80,7 +80,7 @@ func (c *Cloud) instanceChange(r *request, call fakecloud.Call, now time.Time, k
 }
 
 func (c *Cloud) setLabels(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	labels := pairs(r.body, "labels")
+	labels := labelsOf(r.body)
 	return c.instanceChange(r, call, now, "setLabels", func(i *instance) *Error {
 		if text(r.body, "labelFingerprint") != i.labelPrint() {
 			return conditionNotMet("Labels fingerprint either invalid or resource labels have changed")

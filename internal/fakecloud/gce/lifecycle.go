@@ -262,7 +262,7 @@ func (c *Cloud) resume(i *instance, op *operation, at time.Time) {
 func (c *Cloud) lifecycle(r *request, call fakecloud.Call, now time.Time, kind string,
 	change func(i *instance) (do func(op *operation), failed *Error, refused error),
 ) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		i, err := c.instance(r, now)
 		if err != nil {
 			return nil, err

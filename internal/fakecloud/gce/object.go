@@ -36,10 +36,10 @@ func whole(o object, key string) int64 {
 	}
 }
 
-// pairs is an object of strings.
-func pairs(o object, key string) map[string]string {
+// labelsOf is an object's labels.
+func labelsOf(o object) map[string]string {
 	m := map[string]string{}
-	for k, v := range inner(o, key) {
+	for k, v := range inner(o, "labels") {
 		m[k], _ = v.(string)
 	}
 	return m

@@ -129,7 +129,7 @@ type remembered struct {
 
 // once carries out a change unless the call's requestId has begun one: then it
 // answers what that one has come to.
-func (c *Cloud) once(r *request, call fakecloud.Call, begin func() (*operation, error)) (object, error) {
+func (c *Cloud) once(r *request, begin func() (*operation, error)) (object, error) {
 	id := strings.ToLower(r.query["requestId"])
 	key := r.path["project"] + "/" + id
 	sum := sha256.Sum256(r.raw)

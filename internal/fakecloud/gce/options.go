@@ -260,6 +260,7 @@ func (o Options) withDefaults() Options {
 
 var usualTypes = []MachineType{
 	{Name: "e2-micro", CPUs: 2, MemoryMB: 1024, Suspends: true},
+	{Name: "e2-small", CPUs: 2, MemoryMB: 2048, Suspends: true},
 	{Name: "e2-medium", CPUs: 2, MemoryMB: 4096, Suspends: true},
 	{Name: "e2-standard-2", CPUs: 2, MemoryMB: 8192, Suspends: true},
 	{Name: "e2-standard-4", CPUs: 4, MemoryMB: 16384, Suspends: true},

@@ -41,7 +41,7 @@ var modelledReservation = pathSet(`name description zone specificReservation spe
 	specificReservation.instanceProperties.machineType specificReservationRequired`)
 
 func (c *Cloud) insertReservation(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		b := r.body
 		if err := onlyModelled(modelledReservation, b, "", "resource"); err != nil {
 			return nil, err
@@ -121,7 +121,7 @@ func (c *Cloud) listReservations(r *request, _ fakecloud.Call, _ time.Time) (obj
 }
 
 func (c *Cloud) deleteReservation(r *request, call fakecloud.Call, now time.Time) (object, error) {
-	return c.once(r, call, func() (*operation, error) {
+	return c.once(r, func() (*operation, error) {
 		v, err := c.reservationOf(r)
 		if err != nil {
 			return nil, err

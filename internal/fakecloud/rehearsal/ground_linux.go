@@ -72,6 +72,7 @@ type seat struct {
 
 	// Of the goroutine that carries out the orders.
 	machine *boot.Machine
+	disks   map[string]string // ids by device
 	on      bool
 	ended   chan struct{} // stops who watches the machine
 	front   net.Listener
@@ -115,6 +116,49 @@ func (g *Ground) Boot(m Machine) {
 			g.o.Log.Error("machine does not boot", "machine", m.Key, "err", err)
 		}
 	})
+}
+
+// Attach gives a machine a disk, which shows at once if it is on, and at every
+// boot. One that it has already is no error.
+func (g *Ground) Attach(key string, d Disk) {
+	g.order(key, func(s *seat) {
+		if err := g.attach(s, d); err != nil {
+			g.o.Log.Error("machine is not given its disk", "machine", key, "disk", d.ID, "device", d.Device, "err", err)
+			return
+		}
+		g.o.Log.Info("machine is given a disk", "machine", key, "disk", d.ID, "device", d.Device)
+	})
+}
+
+func (g *Ground) attach(s *seat, d Disk) error {
+	if s.machine == nil {
+		return errors.New("there is no machine")
+	}
+	if s.disks[d.Device] == d.ID {
+		return nil
+	}
+	file, folder, err := g.makeDisk(d)
+	if err != nil {
+		return err
+	}
+	if err := s.machine.Attach(g.ctx, d.Device, file, folder); err != nil {
+		return err
+	}
+	s.disks[d.Device] = d.ID
+	return nil
+}
+
+// makeDisk makes what is behind a disk, unless it is there.
+func (g *Ground) makeDisk(d Disk) (file, folder string, err error) {
+	file, folder = g.disk(d.ID)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", "", err
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", "", err
+	}
+	return file, folder, errors.Join(f.Truncate(diskMB<<20), f.Close())
 }
 
 // Sleep stops a machine's processors, its memory is kept; Wake lets it go on.
@@ -215,20 +259,14 @@ const diskMB = 16
 
 func (g *Ground) boot(s *seat, m Machine) error {
 	if s.machine == nil {
-		o := boot.Options{UserData: m.UserData, Served: g.o.Served, Docker: true, Disks: map[string]string{}, Volumes: map[string]string{}}
+		o := boot.Options{UserData: m.UserData, Served: g.o.Served, Docker: true, Disks: map[string]string{}, Volumes: map[string]string{}, Store: g.base}
+		s.disks = map[string]string{}
 		for _, d := range m.Disks {
-			file, folder := g.disk(d.ID)
-			if err := os.MkdirAll(folder, 0o755); err != nil {
-				return err
-			}
-			f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+			file, folder, err := g.makeDisk(d)
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(f.Truncate(diskMB<<20), f.Close()); err != nil {
-				return err
-			}
-			o.Disks[d.Device], o.Volumes[d.Device] = file, folder
+			o.Disks[d.Device], o.Volumes[d.Device], s.disks[d.Device] = file, folder, d.ID
 		}
 		machine, err := boot.Start(g.ctx, o)
 		if err != nil {

@@ -63,19 +63,25 @@ echo booted >/dev/console
 while :; do echo tick >/dev/console; sleep 0.05; done
 `
 
-func TestAMachineSleepsHaltsAndGoesAsItsCloudSays(t *testing.T) {
-	t.Parallel()
+// sandboxes skips a test where none can be made.
+func sandboxes(t *testing.T) {
+	t.Helper()
 	if m, err := boot.Start(t.Context(), boot.Options{UserData: []byte("#!/bin/sh\n")}); errors.Is(err, boot.ErrUnsupported) && os.Getenv("CI") == "" {
 		t.Skipf("namespaces are missing: %v", err)
 	} else if err == nil {
 		_ = m.Stop() // it was only a trial
 	}
+}
+
+func TestAMachineSleepsHaltsAndGoesAsItsCloudSays(t *testing.T) {
+	t.Parallel()
+	sandboxes(t)
 	ended := make(chan string, 1)
 	g := ground(t, rehearsal.Options{Ended: func(key string) { ended <- key }})
 	ticks := func() int { return strings.Count(g.Console("m"), "tick") }
 	grows := func() bool {
 		before := ticks()
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); pause(t) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); pause(t) {
 			if ticks() > before {
 				return true
 			}
@@ -123,7 +129,7 @@ func TestAMachineSleepsHaltsAndGoesAsItsCloudSays(t *testing.T) {
 		if key != "n" {
 			t.Errorf("%s is said to have ended", key)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("nobody is told of a machine that shut itself down")
 	}
 }
@@ -133,4 +139,35 @@ func pause(t *testing.T) {
 	tick := time.NewTimer(50 * time.Millisecond)
 	defer tick.Stop()
 	<-tick.C
+}
+
+// plugged says, on its console, when a disk has come, and what is on it: the
+// first time it makes a file system, and writes.
+const plugged = `#!/bin/sh
+while ! [ -e /dev/sdf ]; do sleep 0.05; done
+blkid -p /dev/sdf >/dev/null 2>&1 || mkfs.ext4 -q /dev/sdf
+mkdir -p /disk && mount "$(readlink -f /dev/sdf)" /disk
+echo "found $(cat /disk/file)" >/dev/console
+echo precious >/disk/file
+`
+
+func TestADiskMayBePluggedInWhileAMachineRuns(t *testing.T) {
+	t.Parallel()
+	sandboxes(t)
+	g := ground(t, rehearsal.Options{})
+	disk := rehearsal.Disk{ID: "vol-1", Device: "/dev/sdf"}
+	for _, turn := range []struct{ key, want string }{{"m", "found \n"}, {"n", "found precious\n"}} {
+		g.Boot(rehearsal.Machine{Key: turn.key, UserData: []byte(plugged)})
+		if strings.Contains(g.Console(turn.key), "found") {
+			t.Errorf("%s has found a disk that it was not given", turn.key)
+		}
+		g.Attach(turn.key, disk)
+		g.Attach(turn.key, disk) // again is no error
+		for end := time.Now().Add(time.Minute); !strings.Contains(g.Console(turn.key), turn.want); pause(t) {
+			if time.Now().After(end) {
+				t.Fatalf("%s says %q, want %q", turn.key, g.Console(turn.key), turn.want)
+			}
+		}
+		g.Gone(turn.key)
+	}
 }

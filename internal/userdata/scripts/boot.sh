@@ -11,8 +11,10 @@ binary=/usr/bin/lite-engine
 env_file=/root/.env
 log=/var/log/lite-engine.log
 initialised=/etc/runner-agent/initialised
+authority=/etc/harness-certs/ca.crt
+bundle=/etc/harness-certs/ca-bundle.crt
 reason="" now="" number=0 total=3
-for part in "$DISKS" "$SCRATCH" "$DOCKER" "$INIT_SCRIPT"; do
+for part in "$EGRESS_PROXY" "$DISKS" "$SCRATCH" "$DOCKER" "$INIT_SCRIPT"; do
 	[ -z "$part" ] || total=$((total + 1))
 done
 
@@ -53,14 +55,56 @@ packages() {
 	fi
 }
 
-# get URL FILE
+# get URL FILE [SECONDS]
 get() {
 	if has curl; then
-		curl -fsSL --connect-timeout 10 --max-time 120 -o "$2" "$1"
+		curl -fsSL --connect-timeout 10 --max-time "${3:-120}" -o "$2" "$1"
 	else
-		wget -q -T 30 -t 1 -O "$2" "$1"
+		wget -q -T "${3:-30}" -t 1 -O "$2" "$1"
 	fi
 }
+
+# use_proxy sends what follows through the proxy.
+use_proxy() {
+	export http_proxy="$EGRESS_PROXY" https_proxy="$EGRESS_PROXY" no_proxy="$EGRESS_NO_PROXY"
+	export HTTP_PROXY="$http_proxy" HTTPS_PROXY="$https_proxy" NO_PROXY="$no_proxy"
+}
+
+# trust makes the proxy's authority one of the system's, and a bundle of all of
+# them for programs that look for one.
+trust() {
+	if has update-ca-certificates; then
+		install -D -m 0644 "$authority" /usr/local/share/ca-certificates/harness-egress.crt
+		update-ca-certificates >>"$log" 2>&1 || say "step $now: update-ca-certificates: exit code $?, see $log"
+	elif has update-ca-trust; then
+		install -D -m 0644 "$authority" /etc/pki/ca-trust/source/anchors/harness-egress.crt
+		update-ca-trust extract >>"$log" 2>&1 || say "step $now: update-ca-trust: exit code $?, see $log"
+	else
+		say "step $now: this image has no store of authorities, only $bundle is made"
+	fi
+	{
+		for system in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do
+			if [ -s "$system" ]; then
+				cat "$system"
+				break
+			fi
+		done
+		cat "$authority"
+	} >"$bundle.new"
+	mv -f "$bundle.new" "$bundle"
+}
+
+# proxy_answers asks the proxy itself, five times.
+proxy_answers() (
+	unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
+	for pause in 0 3 3 3 3; do
+		sleep "$pause"
+		if get "$EGRESS_PROXY/healthz" /dev/null 10; then
+			return 0
+		fi
+	done
+	return 1
+)
 
 # checksum BASE prints the asset's SHA-256: the one that was configured, else
 # that of a list beside the asset.
@@ -115,6 +159,10 @@ aarch64 | arm64) arch=arm64 ;;
 esac
 asset=lite-engine-linux-$arch
 has systemctl || fail "systemd is missing"
+if [ -n "$EGRESS_PROXY" ]; then
+	use_proxy
+	[ ! -s "$authority" ] || trust
+fi
 if ! has curl && ! has wget; then
 	packages curl >/dev/null || fail "neither curl nor wget is here, and curl could not be installed"
 fi
@@ -122,6 +170,11 @@ work=$(mktemp -d /var/tmp/runner-boot.XXXXXX)
 systemctl daemon-reload
 if [ -n "$DEADLINE" ]; then
 	systemctl enable --now runner-deadline.timer
+fi
+
+if [ -n "$EGRESS_PROXY" ]; then
+	step "reach the egress proxy"
+	proxy_answers || fail "no answer from $EGRESS_PROXY/healthz in five tries: let machines of this network reach the proxy, or correct proxy_url in the pool file"
 fi
 
 if [ -n "$DISKS" ]; then
@@ -155,6 +208,8 @@ if [ -n "$DOCKER" ]; then
 		packages docker git >>"$log" 2>&1 || say "step $now: not installed, see $log"
 	fi
 	if has docker; then
+		# One that runs already has not read where its proxy is.
+		[ -z "$EGRESS_PROXY" ] || systemctl try-restart docker >>"$log" 2>&1 || true
 		systemctl enable --now docker >>"$log" 2>&1 || say "step $now: not started, see journalctl -u docker"
 	fi
 fi

@@ -7,6 +7,7 @@ $envFile = Join-Path $folder '.env'
 $script:number = 0
 $script:now = ''
 $total = 4
+if ($egressProxy) { $total = 5 }
 
 function Say([string]$text) {
     $line = "runner-boot: $text"
@@ -84,6 +85,42 @@ function Download([string]$file) {
     throw $why
 }
 
+# Trust makes the proxy's authority one of the system's, and a bundle of all of
+# them for programs that look for one.
+function Trust([string]$folder) {
+    New-Item -ItemType Directory -Force -Path $folder | Out-Null
+    $file = Join-Path $folder 'ca.crt'
+    [System.IO.File]::WriteAllText($file, $egressCA)
+    Import-Certificate -FilePath $file -CertStoreLocation 'Cert:\LocalMachine\Root' | Out-Null
+    $all = foreach ($one in (Get-ChildItem 'Cert:\LocalMachine\Root')) {
+        "-----BEGIN CERTIFICATE-----`n" + [Convert]::ToBase64String($one.RawData, 'InsertLineBreaks') + "`n-----END CERTIFICATE-----"
+    }
+    [System.IO.File]::WriteAllLines((Join-Path $folder 'ca-bundle.crt'), [string[]]$all)
+}
+
+# ProxyAnswers asks the proxy itself, five times.
+function ProxyAnswers {
+    foreach ($pause in @(0, 3, 3, 3, 3)) {
+        Start-Sleep -Seconds $pause
+        try {
+            Invoke-WebRequest -UseBasicParsing -TimeoutSec 10 -Uri "$egressProxy/healthz" | Out-Null
+            return $true
+        } catch {
+            Say "step $($script:now): no answer from $egressProxy/healthz"
+        }
+    }
+    return $false
+}
+
+# UseProxy sends what this script downloads through the proxy.
+function UseProxy {
+    $direct = foreach ($item in ($egressNoProxy -split ',')) {
+        $name = $item.Trim().TrimStart('.')
+        if ($name -and -not $name.Contains('/')) { '://([^/]*\.)?' + [regex]::Escape($name) + '(:\d+)?(/|$)' }
+    }
+    [System.Net.WebRequest]::DefaultWebProxy = New-Object System.Net.WebProxy $egressProxy, $true, ([string[]]@($direct))
+}
+
 try {
     Step 'check the machine'
     $arch = 'amd64'
@@ -103,6 +140,15 @@ try {
     if ($deadline) {
         $at = [DateTime]::Parse($deadline, $null, [System.Globalization.DateTimeStyles]::RoundtripKind).ToLocalTime()
         Register-ScheduledTask -Force -TaskName 'runner-deadline' -User 'SYSTEM' -RunLevel Highest -Settings $forever -Trigger (New-ScheduledTaskTrigger -Once -At $at) -Action (New-ScheduledTaskAction -Execute 'shutdown.exe' -Argument '/s /f /t 0') | Out-Null
+    }
+
+    if ($egressProxy) {
+        Step 'reach the egress proxy'
+        if ($egressCA) { Trust 'C:\harness-certs' }
+        if (-not (ProxyAnswers)) {
+            throw "no answer from $egressProxy/healthz in five tries: let machines of this network reach the proxy, or correct proxy_url in the pool file"
+        }
+        UseProxy
     }
 
     Step 'download agent'

@@ -98,7 +98,8 @@ func (t txn) arrive(ctx context.Context, a pool.Arrival) (pool.Grant, error) {
 			return pool.Grant{}, err
 		}
 		if dead && until > ms(a.Now) {
-			return pool.Grant{}, pool.ErrDestroyedFirst
+			return pool.Grant{}, fmt.Errorf("%w; it can be set up again after %s, another id at once",
+				pool.ErrDestroyedFirst, time.UnixMilli(until).UTC().Format(time.RFC3339))
 		}
 	}
 	if _, err := t.one(ctx, InsertLease, []any{&l.Seq}, l.values()...); err != nil {

@@ -99,18 +99,19 @@ func (t txn) open(i *instance) error {
 		return fmt.Errorf("identity of %s: %w", i.ID, err)
 	}
 	i.Identity, i.NextIdentity, i.InitScript = s.identity, s.next, s.script
+	i.Proxy, i.ProxyCA = s.proxy, s.proxyCA
 	return nil
 }
 
 func (t txn) sealIdentity(i *instance) error {
-	if identityIsZero(i.Identity) && i.InitScript == "" {
+	if identityIsZero(i.Identity) && i.InitScript == "" && i.Proxy == "" {
 		i.sealed = nil
 		return nil
 	}
 	if t.seal == nil {
 		return fmt.Errorf("%w: there is no seal key to store the identity of %s with", pool.ErrInvalid, i.ID)
 	}
-	i.sealed = t.seal.Seal(secrets{i.Identity, i.NextIdentity, i.InitScript}.encode(), identityPlace(i.ID))
+	i.sealed = t.seal.Seal(secrets{i.Identity, i.NextIdentity, i.InitScript, i.Proxy, i.ProxyCA}.encode(), identityPlace(i.ID))
 	return nil
 }
 
@@ -127,6 +128,9 @@ func identityIsZero(id drivers.Identity) bool {
 type secrets struct {
 	identity, next drivers.Identity
 	script         string
+	// The proxy is no secret, and kept here because nothing looks for it.
+	proxy   string
+	proxyCA bool
 }
 
 // The fields of secrets in their order; those from scriptField on are left out
@@ -134,7 +138,9 @@ type secrets struct {
 const (
 	scriptField = 7
 	nextField   = 8
-	allFields   = 11
+	proxyField  = 11
+	caField     = 12
+	allFields   = 13
 )
 
 // encode writes the fields in order, each after its length.
@@ -143,9 +149,14 @@ func (s secrets) encode() []byte {
 	fields := [][]byte{
 		[]byte(id.Machine), []byte(id.Hostname), []byte(id.ServerName), id.CAKey, id.CACert, id.Key, id.Cert,
 		[]byte(s.script), next.CACert, next.Key, next.Cert,
+		[]byte(s.proxy), []byte("yes"),
 	}
 	switch {
+	case s.proxyCA:
+	case s.proxy != "":
+		fields = fields[:caField]
 	case len(next.Cert) > 0:
+		fields = fields[:proxyField]
 	case s.script != "":
 		fields = fields[:nextField]
 	default:
@@ -167,7 +178,7 @@ func (s secrets) encode() []byte {
 func decodeSecrets(b []byte) (secrets, error) {
 	var fields [allFields][]byte
 	for k := range fields {
-		if len(b) == 0 && (k == scriptField || k == nextField) {
+		if len(b) == 0 && (k == scriptField || k == nextField || k == proxyField || k == caField) {
 			break // none
 		}
 		n, w := binary.Uvarint(b)
@@ -184,7 +195,7 @@ func decodeSecrets(b []byte) (secrets, error) {
 			Machine: string(fields[0]), Hostname: string(fields[1]), ServerName: string(fields[2]),
 			CAKey: fields[3], CACert: fields[4], Key: fields[5], Cert: fields[6],
 		},
-		script: string(fields[scriptField]),
+		script: string(fields[scriptField]), proxy: string(fields[proxyField]), proxyCA: len(fields[caField]) > 0,
 	}
 	if len(fields[nextField+2]) > 0 {
 		s.next = s.identity

@@ -20,6 +20,8 @@ func TestSecretsSurvive(t *testing.T) {
 		"an identity":                          {identity: id},
 		"an identity and a script":             {identity: id, script: "echo"},
 		"an identity and the one that follows": {identity: id, next: next},
+		"an identity and a proxy":              {identity: id, proxy: "http://p:3128"},
+		"all there is":                         {identity: id, next: next, script: "echo", proxy: "http://p:3128", proxyCA: true},
 		"an identity, the one that follows and a script": {identity: id, next: next, script: "echo"},
 	} {
 		got, err := decodeSecrets(want.encode())
@@ -35,6 +37,8 @@ func TestSecretsSurvive(t *testing.T) {
 func FuzzDecodeSecrets(f *testing.F) {
 	f.Add(secrets{identity: drivers.Identity{Machine: "m", Key: []byte("k")}, script: "script"}.encode())
 	f.Add(secrets{identity: drivers.Identity{Machine: "m"}, next: drivers.Identity{Machine: "m", Cert: []byte("c")}}.encode())
+	f.Add(secrets{identity: drivers.Identity{Machine: "m"}, proxy: "http://p"}.encode())
+	f.Add(secrets{proxy: "http://p", proxyCA: true}.encode())
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := decodeSecrets(b)

@@ -95,6 +95,36 @@ func TestADiskOutlivesItsMachine(t *testing.T) {
 	})
 }
 
+func TestAGuestIsToldOfTheDisksItIsGiven(t *testing.T) {
+	t.Parallel()
+	var boots []fake.Machine
+	var given []fake.Volume
+	o := fake.Options{
+		Boots: func(m fake.Machine) { boots = append(boots, m) },
+		Attaches: func(m fake.Machine, v fake.Volume) {
+			given = append(given, fake.Volume{ID: m.ID + " " + v.ID, Device: v.Device})
+		},
+	}
+	bubble(t, o, func(t *testing.T, _ *fake.Cloud, api *ec2.Client) {
+		i := run(t, api)
+		id, zone := *i.InstanceId, *i.Placement.AvailabilityZone
+		disk := *must[*ec2.CreateVolumeOutput](t)(api.CreateVolume(t.Context(), &ec2.CreateVolumeInput{AvailabilityZone: &zone, Size: aws.Int32(10), VolumeType: "gp3"})).VolumeId
+		pass(8 * time.Second)
+		must[*ec2.AttachVolumeOutput](t)(api.AttachVolume(t.Context(), &ec2.AttachVolumeInput{InstanceId: &id, VolumeId: &disk, Device: aws.String("/dev/sdf")}))
+		pass(8 * time.Second)
+		must[*ec2.StopInstancesOutput](t)(api.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{id}}))
+		await(t, api, id, types.InstanceStateNameStopped)
+		must[*ec2.StartInstancesOutput](t)(api.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: []string{id}}))
+		await(t, api, id, types.InstanceStateNameRunning)
+		if diff := cmp.Diff([]fake.Volume{{ID: id + " " + disk, Device: "/dev/sdf"}}, given); diff != "" {
+			t.Errorf("told of disks (-want +got):\n%s", diff)
+		}
+		if len(boots) != 2 || len(boots[0].Volumes) != 0 || !cmp.Equal(boots[1].Volumes, []fake.Volume{{ID: disk, Device: "/dev/sdf"}}) {
+			t.Errorf("told of boots: %+v", boots)
+		}
+	})
+}
+
 func TestADiskMayBeKeptOrGo(t *testing.T) {
 	t.Parallel()
 	bubble(t, fake.Options{}, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {

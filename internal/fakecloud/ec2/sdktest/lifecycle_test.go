@@ -15,10 +15,11 @@ import (
 
 func TestAMachineLivesAndLeavesNothing(t *testing.T) {
 	t.Parallel()
-	var boots, halts []fake.Machine
+	var boots, halts, gone []fake.Machine
 	o := fake.Options{
 		Boots: func(m fake.Machine) { boots = append(boots, m) },
 		Halts: func(m fake.Machine) { halts = append(halts, m) },
+		Gone:  func(m fake.Machine) { gone = append(gone, m) },
 	}
 	bubble(t, o, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {
 		begun := time.Now()
@@ -56,8 +57,8 @@ func TestAMachineLivesAndLeavesNothing(t *testing.T) {
 		if *i.StateReason.Code != "Client.UserInitiatedShutdown" || i.PrivateIpAddress != nil {
 			t.Errorf("terminated: %+v", i)
 		}
-		if len(halts) != 1 || living(c) != "" {
-			t.Errorf("%d ends, and there is yet: %s", len(halts), living(c))
+		if len(halts) != 1 || len(gone) != 1 || living(c) != "" {
+			t.Errorf("%d halts and %d ends, and there is yet: %s", len(halts), len(gone), living(c))
 		}
 		pass(61 * time.Minute)
 		_, err := api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{*i.InstanceId}})
@@ -140,8 +141,9 @@ func hibernating(in *ec2.RunInstancesInput) {
 
 func TestHibernation(t *testing.T) {
 	t.Parallel()
-	var boots []fake.Machine
-	bubble(t, fake.Options{Boots: func(m fake.Machine) { boots = append(boots, m) }}, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {
+	var boots, halts []fake.Machine
+	o := fake.Options{Boots: func(m fake.Machine) { boots = append(boots, m) }, Halts: func(m fake.Machine) { halts = append(halts, m) }}
+	bubble(t, o, func(t *testing.T, c *fake.Cloud, api *ec2.Client) {
 		id := *run(t, api, hibernating).InstanceId
 		stop := &ec2.StopInstancesInput{InstanceIds: []string{id}, Hibernate: aws.Bool(true)}
 		start := &ec2.StartInstancesInput{InstanceIds: []string{id}}
@@ -169,6 +171,9 @@ func TestHibernation(t *testing.T) {
 			await(t, api, id, types.InstanceStateNameRunning)
 			if last := boots[len(boots)-1]; last.Resumed != night.resumed || *i.StateReason.Code != night.reason {
 				t.Errorf("%s: resumed %t, reason %s", night.name, last.Resumed, *i.StateReason.Code)
+			}
+			if asleep := halts[len(halts)-1].Asleep; asleep != (night.fail == 0) {
+				t.Errorf("%s: said to sleep: %t", night.name, asleep)
 			}
 		}
 	})

@@ -1,3 +1,0 @@
-package agent
-
-const dockerSocket = `\\.\pipe\docker_engine`

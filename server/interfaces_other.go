@@ -1,7 +1,0 @@
-//go:build !linux
-
-package server
-
-// interfaceKind is unknown here: containers are Linux, and those of a desktop
-// reach this host over its loopback.
-func interfaceKind(string) string { return "" }
