@@ -15,6 +15,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/sqlite"
@@ -73,7 +74,7 @@ func inFleetOn(t *testing.T, open func(t *testing.T, dir string, sealer *store.S
 	t.Helper()
 	t.Parallel()
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		sealer, err := store.NewSealer(make([]byte, store.KeySize))
 		if err != nil {
 			t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/sqlite"
@@ -95,7 +96,7 @@ func inBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 func aloneInBubble(t *testing.T, f func(t *testing.T, e *engine)) {
 	t.Helper()
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		sealer, err := store.NewSealer(make([]byte, store.KeySize))
 		if err != nil {
 			t.Fatal(err)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 // countingDriver lists an empty cloud and remembers how it was asked.
@@ -40,7 +40,7 @@ func TestListingsAreSharedByAllWhoWait(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			testbubble.Run(t, func(t *testing.T) {
 				d := &countingDriver{}
 				sc := newScope("s", c.local)
 				sc.tenants = []*tenancy{{client: cloud{drivers.NewClient(d, drivers.ClientOptions{})}}}

@@ -28,7 +28,7 @@ stage() {
 
 packages() {
 	local need
-	need=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils gcc=gcc,libc6-dev initdb=postgresql xz=xz-utils zstd=zstd bash=bash setsid=util-linux python3=python3 shellcheck=shellcheck cloud-init=cloud-init systemd-analyze=systemd blkid=util-linux mkfs.ext4=e2fsprogs dockerd=docker.io iptables=iptables busybox=busybox-static unshare=util-linux podman=podman netavark=netavark aardvark-dns=aardvark-dns)
+	need=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils gcc=gcc,libc6-dev initdb=postgresql xz=xz-utils zstd=zstd openssl=openssl bash=bash setsid=util-linux python3=python3 shellcheck=shellcheck cloud-init=cloud-init systemd-analyze=systemd blkid=util-linux mkfs.ext4=e2fsprogs dockerd=docker.io iptables=iptables busybox=busybox-static unshare=util-linux podman=podman netavark=netavark aardvark-dns=aardvark-dns)
 	if [ -z "$need" ]; then
 		say "all packages are there"
 	else
@@ -68,21 +68,10 @@ static() { go tool staticcheck ./... && go tool staticcheck -tags e2e "${tagged[
 # unit FLAGS…: everything that has no stage of its own. Two packages have:
 # simulated hours take minutes under the race detector, and so do real machines.
 unit() {
-	local list out failed
+	local list
 	list=$(go list ./... | grep -vE '/(internal/sim|drivers/qemu)$') || return 1
-	out=$(mktemp)
 	# shellcheck disable=SC2086 # one word per package
-	go test -timeout 20m "$@" $list 2>&1 | tee "$out"
-	if [ "${PIPESTATUS[0]}" -eq 0 ]; then rm -f "$out"; return 0; fi
-	# The race detector itself can break down (a check of its own that fails, or a
-	# segmentation fault inside a call to it), which says nothing about a package:
-	# those that failed are run once more then, and only then.
-	failed=$(awk '$1 == "FAIL" && NF > 1 {print $2}' "$out")
-	if ! grep -qE '^ThreadSanitizer: CHECK failed|<racecall\+' "$out" || [ -z "$failed" ]; then rm -f "$out"; return 1; fi
-	rm -f "$out"
-	say "THE RACE DETECTOR BROKE DOWN, see above; what failed is run again"
-	# shellcheck disable=SC2086 # one word per package
-	go test -timeout 20m "$@" $failed
+	go test -timeout 20m "$@" $list
 }
 
 # simulation: many seeds, fewer with the race detector, fewest on a real server.

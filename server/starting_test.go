@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/server"
 )
 
@@ -37,7 +38,7 @@ func ask(ctx context.Context, s *server.Server, target string) <-chan *httptest.
 
 func TestEarlyRequestsWaitForTheEngine(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		s := newServer(t, server.Config{Service: server.Starting("the store")})
 		answers := map[string]<-chan *httptest.ResponseRecorder{}
 		for _, target := range early {
@@ -74,7 +75,7 @@ func TestEarlyRequestsWaitForTheEngine(t *testing.T) {
 
 func TestEarlyRequestsFailWhenTheirTimeIsUp(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := newServer(t, server.Config{Service: server.Starting("the store"), Log: slog.New(slog.NewTextHandler(&log, nil))})
 		begun := time.Now()
@@ -98,7 +99,7 @@ func TestEarlyRequestsFailWhenTheirTimeIsUp(t *testing.T) {
 
 func TestEarlyCallersMayHangUp(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		s := newServer(t, server.Config{Service: server.Starting("the store")})
 		ctx, hangUp := context.WithCancel(t.Context())
 		begun := time.Now()

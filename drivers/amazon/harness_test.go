@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -23,6 +22,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers/drivertest"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	fake "github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 const (
@@ -122,7 +122,7 @@ func raw(c *fake.Cloud) *ec2.Client {
 // bubble runs a test in fake time.
 func bubble(t *testing.T, o fake.Options, test func(t *testing.T, c *fake.Cloud)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		if o.Page == 0 {
 			o.Page = 1000 // as EC2 has it
 		}

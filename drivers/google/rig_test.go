@@ -8,12 +8,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/drivertest"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 const (
@@ -85,7 +85,7 @@ func pass(d time.Duration) { <-time.After(d) }
 // bubble runs a test against a cloud in a bubble of its own.
 func bubble(t *testing.T, o gce.Options, test func(t *testing.T, c *gce.Cloud)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(t, gce.New(o)) })
+	testbubble.Run(t, func(t *testing.T) { test(t, gce.New(o)) })
 }
 
 // large gives whole pages, as the real cloud does.

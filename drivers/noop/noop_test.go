@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,6 +20,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/drivertest"
 	"github.com/vm-runner/drone-runner-aws/drivers/noop"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 // TestMain makes this program the child process of its own tests.
@@ -243,7 +243,7 @@ func TestDriversOfOneRegistrationShareTheirCloud(t *testing.T) {
 // TestDelays runs on fake time: every delay is seen to the nanosecond.
 func TestDelays(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		world := noop.NewWorld()
 		d := open(t, noop.Config{CreateDelay: 15 * time.Second, BootDelay: 10 * time.Second, DestroyDelay: 5 * time.Second}, "/data", noop.Setup{World: world})
 		status := func(name string) drivers.Instance {

@@ -6,10 +6,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 // keptStream is a stream that keeps everything.
@@ -30,7 +31,7 @@ func (k *keptStream) Done() <-chan struct{} { return k.done }
 
 func TestALogOfMetricsHasALineASecondAndASummary(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		const gib = 1 << 30
 		n := uint64(0)
 		read := func() (usage, error) { // each second is busy for one percent more
@@ -71,7 +72,7 @@ func TestALogOfMetricsHasALineASecondAndASummary(t *testing.T) {
 
 func TestALogOfMetricsWhereTheSystemTellsNothing(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		k := &keptStream{done: make(chan struct{})}
 		m := startMetricsLog(k, func() (usage, error) { return usage{}, errors.ErrUnsupported }, func() (diskUsage, error) { return diskUsage{}, errors.ErrUnsupported })
 		<-time.After(time.Minute)

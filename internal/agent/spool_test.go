@@ -10,8 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 func testSpool(t *testing.T, limit int64) *spool {
@@ -201,7 +202,7 @@ func TestASecretIsMaskedHoweverLongItTakesToCome(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
 	for i := range secret {
-		synctest.Test(t, func(t *testing.T) {
+		testbubble.Run(t, func(t *testing.T) {
 			s := testSpool(t, 1<<20)
 			o := &output{mask: newMasker([]string{secret}), spool: s}
 			_, _ = o.Write([]byte("a prompt: " + secret[:i])) // never fails

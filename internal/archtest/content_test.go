@@ -36,6 +36,30 @@ func TestNoCodeSleeps(t *testing.T) {
 	}
 }
 
+// TestBubblesAreMadeInOnePlace: a bubble that is made by hand breaks the race
+// detector down now and then, see internal/testbubble.
+func TestBubblesAreMadeInOnePlace(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	for _, f := range goFiles(t) {
+		ast.Inspect(f.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "synctest" && (sel.Sel.Name == "Test" || sel.Sel.Name == "Run") {
+				if seen++; f.pkg != "internal/testbubble" {
+					t.Errorf("%s: synctest.%s; call testbubble.Run", f.at(n), sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+	if seen == 0 {
+		t.Error("not even testbubble makes a bubble")
+	}
+}
+
 func TestFilesAreShortAndFinished(t *testing.T) {
 	t.Parallel()
 	// In pieces, so that this file does not find itself.

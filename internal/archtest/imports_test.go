@@ -36,6 +36,7 @@ var table = []rule{
 	{"internal/agent/logservice/**", nil},
 	{"internal/agent/testreport", nil},
 	{"internal/agent", []string{"internal/agent/**", "internal/guestlink"}},
+	{"internal/agent/dockertest", []string{"internal/testhost"}}, // tests only
 	{"internal/agent/**", []string{"internal/agent", "internal/agent/**", "internal/guestlink"}},
 	{"internal/guestlink", nil},
 	{"internal/peers", nil},
@@ -45,7 +46,9 @@ var table = []rule{
 	{"internal/fakecloud", []string{"internal/agent/agentapi"}},
 	{"internal/fakecloud/**", []string{"internal/agent/agentapi", "internal/fakecloud", "internal/fakecloud/**"}},
 	{"internal/agentfiles", nil},
-	{"internal/testclock", nil}, // tests only
+	{"internal/testclock", nil},  // tests only
+	{"internal/testbubble", nil}, // tests only
+	{"internal/testhost", nil},   // tests only
 	{"internal/sim", []string{"internal/testclock", "pool", "drivers", "drivers/**", "store", "store/**", "internal/fakecloud", "internal/fakecloud/**", "internal/agent/agentclient"}}, // tests only
 	{"internal/e2e", nil},     // tests only
 	{"internal/interop", nil}, // tests only

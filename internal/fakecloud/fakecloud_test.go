@@ -7,17 +7,17 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 func TestAClientReachesTheHandlerWithoutASocket(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		client := fakecloud.Client(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
@@ -87,7 +87,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			testbubble.Run(t, func(t *testing.T) {
 				var f fakecloud.Faults
 				boom := errors.New("boom")
 				f.Add(fakecloud.Fault{

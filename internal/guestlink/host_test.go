@@ -11,12 +11,12 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/internal/guestlink"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 // script answers requests on the guest's end of a pipe, each with what play
@@ -250,7 +250,7 @@ func (h *handler) Wake(_ context.Context, now time.Time, entropy []byte) error {
 
 func TestHostEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		host := guestlink.NewHost(ours)
 		go func() { _, _ = io.Copy(io.Discard, theirs) }() // listens and never answers

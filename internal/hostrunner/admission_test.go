@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 func TestWhoIsLetIn(t *testing.T) {
@@ -71,7 +73,7 @@ func enterAll(t *testing.T, q *queue, patience time.Duration, ids ...string) <-c
 
 func TestStagesBeyondCapacityWaitInOrderWithAReason(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		q := newQueue(Limits{Stages: 1}, func() (Facts, error) { return Facts{}, nil }, time.Now)
 		results := enterAll(t, q, time.Hour, "a", "b", "c")
 		if got := <-results; got != "a" {
@@ -103,7 +105,7 @@ func TestStagesBeyondCapacityWaitInOrderWithAReason(t *testing.T) {
 
 func TestAWaitInVainSaysForWhat(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		q := newQueue(Limits{Stages: 1}, func() (Facts, error) { return Facts{}, nil }, time.Now)
 		q.admit("old")
 		began := time.Now()
@@ -129,7 +131,7 @@ func TestAWaitInVainSaysForWhat(t *testing.T) {
 
 func TestMemoryThatGetsFreeLetsTheNextIn(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		var free atomic.Uint64
 		var broken atomic.Bool
 		free.Store(1)
@@ -160,7 +162,7 @@ func TestMemoryThatGetsFreeLetsTheNextIn(t *testing.T) {
 
 func TestWhoGivesUpIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		q := newQueue(Limits{Stages: 1}, func() (Facts, error) { return Facts{}, nil }, time.Now)
 		q.admit("old")
 		ctx, cancel := context.WithCancelCause(t.Context())

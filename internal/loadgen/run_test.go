@@ -15,12 +15,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/internal/loadgen"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -145,7 +145,7 @@ func phase(t *testing.T, r loadgen.Report, name string) loadgen.Phase {
 
 func TestClosedLoop(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{setupTime: 10 * time.Millisecond, stepTime: 100 * time.Millisecond, destroyTime: 5 * time.Millisecond}
 		cfg := config(r)
 		cfg.Clients, cfg.Cycles, cfg.Command, cfg.Hold, cfg.Unique = 4, 40, "true", 85*time.Millisecond, true
@@ -168,7 +168,7 @@ func TestClosedLoop(t *testing.T) {
 
 func TestBodies(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{}
 		cfg := config(r)
 		cfg.Cycles, cfg.Command, cfg.Fallbacks = 1, `echo "a & b"`, []string{"spare"}
@@ -186,7 +186,7 @@ func TestBodies(t *testing.T) {
 
 func TestClosedLoopEndsByTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{setupTime: 30 * time.Millisecond}
 		cfg := config(r)
 		cfg.Clients, cfg.Duration = 2, time.Second
@@ -203,7 +203,7 @@ func TestClosedLoopEndsByTime(t *testing.T) {
 // every stage that was due meanwhile has waited.
 func TestOpenLoopHidesNoStall(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{setupTime: time.Millisecond, stall: func(n int) time.Duration {
 			if n == 50 {
 				return time.Second
@@ -227,7 +227,7 @@ func TestOpenLoopHidesNoStall(t *testing.T) {
 
 func TestOpenLoopArrivesOnTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{setupTime: 10 * time.Second}
 		cfg := config(r)
 		cfg.Rate, cfg.Duration = 4, 5*time.Second
@@ -247,7 +247,7 @@ func TestOpenLoopArrivesOnTime(t *testing.T) {
 
 func TestErrorsAreCountedByText(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{answer: func(path, id string, n int) (int, string) {
 			switch {
 			case path == "/setup" && n%4 == 0:
@@ -278,7 +278,7 @@ func TestErrorsAreCountedByText(t *testing.T) {
 
 func TestDoublyGivenMachineIsSeen(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{sameMachine: true}
 		cfg := config(r)
 		cfg.Clients, cfg.Cycles, cfg.Hold, cfg.Unique = 3, 3, time.Second, true
@@ -305,7 +305,7 @@ func TestCancelledRunDestroysWhatItBegan(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			testbubble.Run(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), tc.after)
 				defer cancel()
 				cfg := config(tc.r)
@@ -324,7 +324,7 @@ func TestCancelledRunDestroysWhatItBegan(t *testing.T) {
 
 func TestSetupThatTimesOutIsDestroyed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		r := &runner{setupTime: time.Hour}
 		cfg := config(r)
 		cfg.Cycles, cfg.Timeout = 1, time.Second
@@ -337,7 +337,7 @@ func TestSetupThatTimesOutIsDestroyed(t *testing.T) {
 
 func TestProgressIsTold(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		var told []loadgen.Progress
 		cfg := config(&runner{setupTime: 100 * time.Millisecond})
 		cfg.Clients, cfg.Duration = 2, 3*time.Second

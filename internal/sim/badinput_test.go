@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -18,6 +17,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -166,7 +166,7 @@ func TestBadInputOfACloudIsAnsweredWithItsPlaceAndRemedy(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			synctest.Test(t, func(t *testing.T) { tt.try(t, dir) })
+			testbubble.Run(t, func(t *testing.T) { tt.try(t, dir) })
 		})
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -17,6 +16,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -46,7 +46,7 @@ func TestCloudCallsPerMachine(t *testing.T) {
 			t.Run(name+"/"+load.name, func(t *testing.T) {
 				t.Parallel()
 				dir := t.TempDir()
-				synctest.Test(t, func(t *testing.T) {
+				testbubble.Run(t, func(t *testing.T) {
 					c := cloud()
 					took := liveOn(t, c, dir, load.machines, load.every)
 					total := 0

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
@@ -24,6 +23,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -55,7 +55,7 @@ func TestSimulationOnClouds(t *testing.T) {
 func onCloud(t *testing.T, seed uint64, tries int, c *realCloud) []string {
 	dir := t.TempDir()
 	var wrongs []string
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		s := newCloudSim(t, seed, dir, c)
 		s.tries = tries
 		s.run()

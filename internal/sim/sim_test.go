@@ -12,9 +12,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/internal/testclock"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
@@ -124,7 +124,7 @@ type finding struct {
 // simulate runs one seed and returns everything that was wrong.
 func simulate(t *testing.T, seed uint64, open opener, b bite) (wrong []finding) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		s := newSim(t, seed, dir, open, b)
 		s.run()
 		for _, c := range s.log.complaints() {

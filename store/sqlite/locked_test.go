@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/store/sqlite"
 )
 
@@ -29,7 +29,7 @@ func taken(t *testing.T, path string) *sql.DB {
 // Connections of the store itself have the lock at times, to read the log's
 // index again that a commit was just writing.
 func TestAnotherConnectionThatHasTheLockForAMomentFailsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "database.sqlite3")
 		s := inner(t, sqlite.Options{Path: path}, nil)
 		db := taken(t, path)
@@ -57,7 +57,7 @@ func TestAnotherConnectionThatHasTheLockForAMomentFailsNothing(t *testing.T) {
 }
 
 func TestALockThatStaysKeepsOnlyTheFirstOperationWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "database.sqlite3")
 		s := inner(t, sqlite.Options{Path: path}, nil)
 		db := taken(t, path)

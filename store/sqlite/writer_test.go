@@ -15,9 +15,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/internal/core"
@@ -351,7 +351,7 @@ func TestInABubble(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	seal := testKey(t, 1)
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		for run := range 3 {
 			s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(dir, "database.sqlite3"), Seal: seal, Sync: sqlite.SyncOff})
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentclient"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -18,7 +19,7 @@ var pretend = pool.Target{Instance: "i1"}
 
 func TestMockStepTakesItsTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		m := agentclient.NewMock(agentclient.MockConfig{StepTime: time.Minute})
 		start := time.Now()
 		if err := m.Setup(t.Context(), pretend, nil); err != nil {
@@ -62,7 +63,7 @@ func TestMockStepTakesItsTime(t *testing.T) {
 
 func TestMockOutputWaitsForItsStep(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		m := agentclient.NewMock(agentclient.MockConfig{})
 		start := time.Now()
 		_, err := m.Output(t.Context(), pretend, "s1", 0, &bytes.Buffer{})

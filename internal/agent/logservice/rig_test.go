@@ -15,11 +15,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/logservice"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/logservice/logservicetest"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 const (
@@ -39,7 +39,7 @@ type rig struct {
 // inBubble runs test with a service that is reached without sockets.
 func inBubble(t *testing.T, change func(*logservice.Config), test func(t *testing.T, r *rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		s := logservicetest.New(t, account, token, "http://"+logservicetest.StoreHost)
 		r := &rig{Service: s, log: &buffer{}}
 		cfg := logservice.Config{

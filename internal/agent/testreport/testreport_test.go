@@ -13,13 +13,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent/testreport"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 func TestReportsOfBothKinds(t *testing.T) {
@@ -275,7 +275,7 @@ func TestAnUploadIsTriedAgainForAMinute(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			testbubble.Run(t, func(t *testing.T) {
 				var tries atomic.Int32
 				client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 					n := int(tries.Add(1))

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	compute "cloud.google.com/go/compute/apiv1"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud/gce"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 const (
@@ -102,7 +102,7 @@ func newUser(t *testing.T, o gce.Options) *user {
 // bubble runs a test against a cloud in a bubble of its own.
 func bubble(t *testing.T, o gce.Options, test func(t *testing.T, u *user)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(t, newUser(t, o)) })
+	testbubble.Run(t, func(t *testing.T) { test(t, newUser(t, o)) })
 }
 
 // vm is an ordinary request for an instance.

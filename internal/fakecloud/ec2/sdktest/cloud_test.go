@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	fake "github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 func TestListsArePaged(t *testing.T) {
@@ -86,7 +86,7 @@ func TestListsArePaged(t *testing.T) {
 
 func TestThrottledCallsAreTriedAgainByTheSDK(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		c := fake.New(fake.Options{})
 		once := client(c, 1)
 		for range 5 {
@@ -144,7 +144,7 @@ func TestWhoMayCall(t *testing.T) {
 			})
 		}
 	}
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		c := fake.New(o)
 		c.GrantUntil("SESSION", time.Now().Add(time.Hour))
 		regions := func(with ...func(*ec2.Options)) string {
@@ -203,7 +203,7 @@ func TestRequestsOfNoShapeAreRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			testbubble.Run(t, func(t *testing.T) {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://ec2.example/", strings.NewReader(form))
 				if err != nil {
 					t.Fatal(err)
@@ -293,7 +293,7 @@ func TestListsMayMissSomething(t *testing.T) {
 func TestEqualSeedsGiveEqualClouds(t *testing.T) {
 	t.Parallel()
 	story := func(seed uint64) (ids []string, took time.Duration) {
-		synctest.Test(t, func(t *testing.T) {
+		testbubble.Run(t, func(t *testing.T) {
 			api := client(fake.New(fake.Options{Seed: seed}), 1)
 			begun := time.Now()
 			for n := range 3 {
@@ -316,7 +316,7 @@ func TestManyCallAtOnce(t *testing.T) {
 	t.Parallel()
 	var c *fake.Cloud
 	o := fake.Options{Unlimited: true, Boots: func(m fake.Machine) { _ = c.Console(m.ID, "booted") }}
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		c = fake.New(o)
 		api := client(c, 1)
 		var wg sync.WaitGroup

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	fake "github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 const (
@@ -38,7 +38,7 @@ func client(h http.Handler, attempts int, with ...func(*ec2.Options)) *ec2.Clien
 // bubble runs a test in fake time with a cloud and a client that tries once.
 func bubble(t *testing.T, o fake.Options, test func(t *testing.T, c *fake.Cloud, api *ec2.Client)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		c := fake.New(o)
 		test(t, c, client(c, 1))
 	})

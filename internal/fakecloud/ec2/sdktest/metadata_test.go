@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/internal/fakecloud"
 	fake "github.com/vm-runner/drone-runner-aws/internal/fakecloud/ec2"
+	"github.com/vm-runner/drone-runner-aws/internal/testbubble"
 )
 
 // guarded asks for metadata that need a token.
@@ -136,7 +136,7 @@ func TestTheMetadataServiceRefuses(t *testing.T) {
 
 func TestImagesAreFoundByParameters(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testbubble.Run(t, func(t *testing.T) {
 		const name = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 		c := fake.New(fake.Options{Parameters: map[string]string{name: ubuntu}})
 		api := ssm.New(ssm.Options{
