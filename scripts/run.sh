@@ -17,15 +17,19 @@ say "It needs no account, and touches nothing outside $PWD but the packages it n
 packages=$(missing "$qemu_program=$qemu_package" qemu-img=qemu-utils xz=xz-utils curl=curl)
 if [ -n "$packages" ]; then
 	say "1. Missing on this host: $packages"
+	# Root's packages come while the programs are built; others are told what to run.
 	# shellcheck disable=SC2086 # one word per package
-	install $packages || exit 1
+	if [ "$(id -u)" -eq 0 ]; then install $packages & installing=$!; else install $packages || exit 1; fi
 else
 	say "1. All packages are there."
 fi
 
-say "2. Building bin/drone-runner-aws and bin/runner-agent (the first time takes a minute or two)."
+say "2. Building bin/drone-runner-aws and bin/runner-agent (the first time takes two minutes or three)."
 # Without cgo no C compiler is needed.
-CGO_ENABLED=0 scripts/build.sh
+code=0
+CGO_ENABLED=0 scripts/build.sh || code=$?
+[ -z "${installing:-}" ] || wait "$installing" || code=$?
+[ "$code" -eq 0 ] || exit "$code"
 
 say "3. The image \"tiny\": a Debian kernel, busybox and the agent."
 [ -e "$data/images/tiny/manifest.json" ] || image_lists
