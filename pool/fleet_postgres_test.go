@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/postgres"
@@ -19,10 +20,7 @@ import (
 func onPostgres(t *testing.T, _ string, sealer *store.Sealer) (pool.Store, error) {
 	dsn := os.Getenv("TEST_POSTGRES_DSN")
 	if dsn == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("TEST_POSTGRES_DSN is not set: see docs/testing.md")
-		}
-		t.Skip("no Postgres: set TEST_POSTGRES_DSN, see docs/testing.md")
+		testhost.Lacks(t, "no Postgres: set TEST_POSTGRES_DSN, see docs/testing.md")
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {

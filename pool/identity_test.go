@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/drivers"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
 
@@ -177,10 +178,7 @@ func TestIdentityHandshake(t *testing.T) {
 
 func TestIdentityVerifiesWithOpenSSL(t *testing.T) {
 	t.Parallel()
-	tool, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not installed")
-	}
+	tool := testhost.Program(t, "openssl", "openssl")
 	id, err := pool.NewIdentity("i1", "h", "runner.example", nil, time.Now(), time.Hour)
 	if err != nil {
 		t.Fatal(err)

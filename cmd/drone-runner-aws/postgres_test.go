@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vm-runner/drone-runner-aws/internal/env"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 	"github.com/vm-runner/drone-runner-aws/server/api"
 )
 
@@ -23,11 +24,8 @@ var schemas atomic.Int64
 func emptyDatabase(t *testing.T) env.Secret {
 	t.Helper()
 	dsn := os.Getenv(dsnEnv)
-	switch {
-	case dsn == "" && os.Getenv("CI") != "":
-		t.Fatalf("no Postgres to test with: set %s, see scripts/postgres.sh", dsnEnv)
-	case dsn == "":
-		t.Skipf("no Postgres to test with: set %s, see scripts/postgres.sh", dsnEnv)
+	if dsn == "" {
+		testhost.Lacks(t, "no Postgres: set %s, see docs/testing.md", dsnEnv)
 	}
 	name := fmt.Sprintf("command_%d_%d", os.Getpid(), schemas.Add(1))
 	out, err := exec.CommandContext(t.Context(), "psql", "-q", "-d", dsn, "-c", "CREATE SCHEMA "+name).CombinedOutput()

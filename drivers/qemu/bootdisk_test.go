@@ -33,7 +33,7 @@ func bootSector() []byte {
 func importedDir(t *testing.T, name string, disk []byte) string {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
-		t.Skip("disks are imported on amd64 only")
+		t.Skip("needs an amd64 host: disks are imported on amd64 only")
 	}
 	agent := filepath.Join(sharedDir(t), "runner-agent")
 	dir := emptyDir(t)

@@ -33,6 +33,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu"
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // patience bounds every wait on a real machine: ten times what a whole Debian takes, emulated,
@@ -106,16 +107,10 @@ func claimNetwork() (network int, release func() error, err error) {
 	return 0, nil, fmt.Errorf("no loopback network is free: %w", err)
 }
 
-// sharedDir makes image and agent once. It skips the test only where QEMU is
-// not installed and nobody insists (CI does).
+// sharedDir makes image and agent once, on a host that has QEMU.
 func sharedDir(tb testing.TB) string {
 	tb.Helper()
-	if _, err := exec.LookPath(binary()); err != nil {
-		if os.Getenv("CI") == "" {
-			tb.Skipf("%s is not installed; apt-get install qemu-system-x86 (or qemu-system-arm)", binary())
-		}
-		tb.Fatalf("%s is not installed; apt-get install qemu-system-x86 (or qemu-system-arm)", binary())
-	}
+	testhost.Program(tb, binary(), "qemu-system-x86 (or qemu-system-arm)")
 	shared.once.Do(func() { shared.err = makeShared(shared.root, tb.Logf) })
 	if shared.err != nil {
 		tb.Fatal(shared.err)

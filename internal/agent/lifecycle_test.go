@@ -26,6 +26,7 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/agent"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/dockertest"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // stubborn starts processes that ignore TERM: the shell, a child of it, and,
@@ -246,9 +247,10 @@ func TestDestroyEndsEverythingAStageHasStarted(t *testing.T) {
 
 func TestADaemonThatLeftItsSessionAndParentsIsFound(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("setsid"); err != nil || runtime.GOOS != "linux" {
-		t.Skip("setsid is not installed; apt-get install util-linux (and Linux is needed)")
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
 	}
+	testhost.Program(t, "setsid", "util-linux")
 	r := newRig(t)
 	r.setup(agentapi.SetupRequest{})
 	r.run(sh("s", "(setsid sh -c '(sleep 300 & echo $! > "+r.path("pid")+")' >/dev/null 2>&1 </dev/null &)"))

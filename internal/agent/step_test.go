@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/vm-runner/drone-runner-aws/internal/agent"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 func framed(text string) string { return "1 error occurred:\n\t* " + text + "\n\n" }
@@ -309,8 +309,8 @@ func TestOutputsOfAStep(t *testing.T) {
 			r := newRig(t)
 			s := ci(fmt.Sprintf("case-%d", i), "true")
 			c.change(&s)
-			if _, err := exec.LookPath(s.Run.Entrypoint[0]); err != nil {
-				t.Skipf("the shell %s is not installed; install its package", s.Run.Entrypoint[0])
+			if shell := s.Run.Entrypoint[0]; shell != "sh" {
+				testhost.Program(t, shell, shell)
 			}
 			c.want.Exited = true
 			if !s.LogDrone {
@@ -440,8 +440,8 @@ func TestArgumentsOfAHostStep(t *testing.T) {
 			t.Parallel()
 			s := sh(fmt.Sprintf("case-%d", i), "")
 			c.change(&s)
-			if _, err := exec.LookPath("bash"); err != nil && s.Run.Entrypoint[0] == "bash" {
-				t.Skip("bash is not installed; apt-get install bash")
+			if s.Run.Entrypoint[0] == "bash" {
+				testhost.Program(t, "bash", "bash")
 			}
 			res := r.run(s)
 			if got := r.output(s.ID); got != c.want || res.ExitCode != 0 {
@@ -453,9 +453,7 @@ func TestArgumentsOfAHostStep(t *testing.T) {
 
 func TestNumericUserOnAUnixHost(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to become another user")
-	}
+	testhost.Root(t, "become another user")
 	r := newRig(t)
 	cases := []struct{ user, want string }{{"12345", "12345"}, {"nobody", "0"}, {"12:34", "0"}, {"", "0"}}
 	for i, c := range cases {

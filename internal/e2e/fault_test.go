@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // pause waits for a moment of a test that is about moments.
@@ -380,7 +382,7 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := folder(t, nil)
 	if err := syscall.Mount("e2e", dir, "tmpfs", 0, "size=16m"); err != nil {
-		t.Skipf("a small file system is missing: mount: %v", err)
+		testhost.Lacks(t, "a small file system is missing: mount: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {

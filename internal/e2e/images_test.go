@@ -39,7 +39,7 @@ func systemlessDisk(text string) []byte {
 func TestAnImageWithoutCloudInitFailsTheSetupWithItsConsole(t *testing.T) {
 	t.Parallel()
 	if runtime.GOARCH != "amd64" {
-		t.Skip("disks are imported on amd64 only")
+		t.Skip("needs an amd64 host: disks are imported on amd64 only")
 	}
 	r := newRunnerWithOwnImages(t, `
 version: "1"

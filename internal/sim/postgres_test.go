@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 	"github.com/vm-runner/drone-runner-aws/pool"
 	"github.com/vm-runner/drone-runner-aws/store"
 	"github.com/vm-runner/drone-runner-aws/store/postgres"
@@ -22,10 +23,7 @@ import (
 func TestSimulationOnPostgres(t *testing.T) {
 	dsn := os.Getenv("TEST_POSTGRES_DSN")
 	if dsn == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("TEST_POSTGRES_DSN is not set: see docs/testing.md")
-		}
-		t.Skip("no Postgres: set TEST_POSTGRES_DSN, see docs/testing.md")
+		testhost.Lacks(t, "no Postgres: set TEST_POSTGRES_DSN, see docs/testing.md")
 	}
 	var schemas atomic.Int64
 	runSeeds(t, "TestSimulationOnPostgres", *simSeeds, func(ctx context.Context, _ string) (pool.Store, *sql.DB, error) {

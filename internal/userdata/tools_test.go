@@ -11,21 +11,9 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 	"github.com/vm-runner/drone-runner-aws/pool"
 )
-
-// tool finds a program that checks what is rendered.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	found, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing; make test installs it", name)
-		}
-		t.Skipf("%s is missing", name)
-	}
-	return found
-}
 
 func render(t *testing.T, b pool.BootRequest) []byte {
 	t.Helper()
@@ -80,7 +68,7 @@ func linuxOnes(t *testing.T) map[string]pool.BootRequest {
 
 func TestCloudInitAcceptsEveryCloudConfig(t *testing.T) {
 	t.Parallel()
-	program := tool(t, "cloud-init")
+	program := testhost.Program(t, "cloud-init", "cloud-init")
 	check := func(t *testing.T, text string) (string, error) {
 		t.Helper()
 		name := filepath.Join(t.TempDir(), "user-data")
@@ -108,7 +96,7 @@ func TestCloudInitAcceptsEveryCloudConfig(t *testing.T) {
 
 func TestEveryShellScriptIsClean(t *testing.T) {
 	t.Parallel()
-	shellcheck, bash := tool(t, "shellcheck"), tool(t, "bash")
+	shellcheck, bash := testhost.Program(t, "shellcheck", "shellcheck"), testhost.Program(t, "bash", "bash")
 	check := func(t *testing.T, name, text string) {
 		t.Helper()
 		dst := filepath.Join(t.TempDir(), path.Base(name))
@@ -146,7 +134,7 @@ func TestEveryShellScriptIsClean(t *testing.T) {
 
 func TestSystemdAcceptsEveryUnit(t *testing.T) {
 	t.Parallel()
-	program := tool(t, "systemd-analyze")
+	program := testhost.Program(t, "systemd-analyze", "systemd")
 	for name, b := range linuxOnes(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // tree writes files below a new folder and returns it.
@@ -108,20 +109,8 @@ func TestBuildOfDebianSaysWhatTheHostLacks(t *testing.T) {
 	}
 }
 
-// needRoot skips a test for other users than root; CI is root.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("only root builds the image: run CI as root")
-	}
-	t.Skip("only root builds the image")
-}
-
 func TestOnlyDebianDockerHasADaemon(t *testing.T) {
-	needRoot(t)
+	testhost.Root(t, "build the image")
 	bin := t.TempDir()
 	for name, script := range map[string]string{
 		"mmdebstrap": "#!/bin/sh\nfor a; do case $a in --include=*) echo \"I: $a\" >&2 ;; esac; done\nexit 25\n",
@@ -147,7 +136,7 @@ func TestOnlyDebianDockerHasADaemon(t *testing.T) {
 }
 
 func TestAFailedBuildOfDebianSaysWhyAndLeavesNothing(t *testing.T) {
-	needRoot(t)
+	testhost.Root(t, "build the image")
 	o := sources(t, kernelFiles(), busyboxFiles())
 	o.Name, o.Mirror = "debian", "http://127.0.0.1:1/debian"
 	bin := t.TempDir()
@@ -176,6 +165,7 @@ func TestAFailedBuildOfDebianSaysWhyAndLeavesNothing(t *testing.T) {
 // programs that know.
 func TestGuestFilesAreRight(t *testing.T) {
 	t.Parallel()
+	packages := map[string]string{"shellcheck": "shellcheck", "systemd-analyze": "systemd"}
 	for name, check := range map[string]func(t *testing.T, tool, dir string) *exec.Cmd{
 		"shellcheck": func(t *testing.T, tool, dir string) *exec.Cmd {
 			t.Helper()
@@ -199,13 +189,7 @@ func TestGuestFilesAreRight(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tool, err := exec.LookPath(name)
-			if err != nil {
-				if os.Getenv("CI") != "" {
-					t.Fatalf("%s is missing; make test installs it", name)
-				}
-				t.Skipf("%s is missing", name)
-			}
+			tool := testhost.Program(t, name, packages[name])
 			if out, err := check(t, tool, t.TempDir()).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "" {
 				t.Error(fmt.Errorf("%w: %s", err, out))
 			}

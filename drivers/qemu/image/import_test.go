@@ -20,20 +20,16 @@ import (
 	"github.com/kdomanski/iso9660"
 
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
-// needQemuImg skips a test on a host that has no qemu-img.
+// needQemuImg ends a test on a host that cannot import disks.
 func needQemuImg(t *testing.T) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
-		t.Skip("disks are imported on amd64 only")
+		t.Skip("needs an amd64 host: disks are imported on amd64 only")
 	}
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("qemu-img is missing: make test installs it")
-		}
-		t.Skip("qemu-img is missing; install qemu-utils")
-	}
+	testhost.Program(t, "qemu-img", "qemu-utils")
 }
 
 // rawDisk is a raw disk of 2 MiB with a boot sector and some data.

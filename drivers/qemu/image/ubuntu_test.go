@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // apt is a folder with programs that answer like apt's on a host whose mirrors
@@ -36,9 +37,7 @@ func apt(t *testing.T, depends map[string]string, debs map[string][]byte) string
 
 // Not parallel: it changes PATH.
 func TestBuildTakesUbuntusKernelAndItsModules(t *testing.T) {
-	if _, err := exec.LookPath("zstd"); err != nil {
-		t.Skip("zstd is not installed; apt-get install zstd")
-	}
+	testhost.Program(t, "zstd", "zstd")
 	const release = "6.8.0-45-generic"
 	base := "lib/modules/" + release + "/kernel/"
 	modules := map[string][]byte{

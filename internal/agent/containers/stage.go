@@ -75,14 +75,13 @@ func (s *Stage) Setup(ctx context.Context, req *agentapi.SetupRequest) error {
 	if len(temps) == 0 && req.Network.ID == "" && !s.Used() {
 		return nil // there is nothing to do
 	}
-	if !s.engine.answers(ctx) {
-		if len(temps) == 0 {
-			s.forget()
-			return nil // the first container waits for it, and says so
-		}
+	if len(temps) > 0 {
 		if err := s.engine.awaitDaemon(ctx, logNotes{s.engine.conf.Log}, min(s.engine.conf.Patience, setupPatience)); err != nil {
 			return err
 		}
+	} else if !s.engine.answers(ctx) {
+		s.forget()
+		return nil // the first container waits for it, and says so
 	}
 	s.leaveOut(ctx, temps)
 	if err := s.makeVolumes(ctx, temps); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vm-runner/drone-runner-aws/internal/hostrunner/service"
+	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -69,10 +70,7 @@ func TestServiceFiles(t *testing.T) {
 // it was shown to others.
 func TestSystemdReadsTheUnits(t *testing.T) {
 	t.Parallel()
-	verify, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
+	verify := testhost.Program(t, "systemd-analyze", "systemd")
 	program := filepath.Join(t.TempDir(), "my program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700); err != nil {
 		t.Fatal(err)
