@@ -16,8 +16,8 @@ func TestExpiredTimersDoNotBreakTheRaceDetector(t *testing.T) {
 			for range 600 {
 				all.Go(func() {
 					for range 100 {
-						timer := time.NewTimer(1)
-						time.Sleep(2)
+						timer := time.NewTimer(time.Second)
+						time.Sleep(2 * time.Second)
 						<-timer.C
 					}
 				})
