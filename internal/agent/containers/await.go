@@ -105,7 +105,7 @@ func (e *Engine) awaitDaemon(ctx context.Context, out Output, patience time.Dura
 // logNotes keeps notes in the log, where there is no step to tell.
 type logNotes struct{ *slog.Logger }
 
-func (l logNotes) Note(text string)          { l.Info(text) }
+func (l logNotes) Note(text string)          { l.Info(text) } //nolint:sloglint // one of the few texts of awaitDaemon
 func (logNotes) Line(string)                 {}
 func (logNotes) Write(p []byte) (int, error) { return len(p), nil }
 
