@@ -26,7 +26,6 @@ import (
 	"github.com/vm-runner/drone-runner-aws/internal/agent"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/agentapi"
 	"github.com/vm-runner/drone-runner-aws/internal/agent/dockertest"
-	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
 
 // stubborn starts processes that ignore TERM: the shell, a child of it, and,
@@ -243,20 +242,6 @@ func TestDestroyEndsEverythingAStageHasStarted(t *testing.T) {
 	if diff := cmp.Diff(want, r.poll("running")); diff != "" {
 		t.Errorf("result of the running step (-want +got):\n%s", diff)
 	}
-}
-
-func TestADaemonThatLeftItsSessionAndParentsIsFound(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux")
-	}
-	testhost.Program(t, "setsid", "util-linux")
-	r := newRig(t)
-	r.setup(agentapi.SetupRequest{})
-	r.run(sh("s", "(setsid sh -c '(sleep 300 & echo $! > "+r.path("pid")+")' >/dev/null 2>&1 </dev/null &)"))
-	pids := r.pids(r.path("pid"), 1)
-	r.destroy()
-	r.gone(pids)
 }
 
 func TestDetachedSteps(t *testing.T) {

@@ -147,6 +147,20 @@ func newRunner(t *testing.T, poolFile string) *runner {
 	return r
 }
 
+// newRunnerWithOwnImages has a folder of images that no other test shares.
+func newRunnerWithOwnImages(t *testing.T, poolFile string) *runner {
+	t.Helper()
+	r := newRunner(t, poolFile)
+	images := filepath.Join(r.dir, "images")
+	if err := os.Remove(images); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(images, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 const twoWarm = `
 version: "1"
 instances:

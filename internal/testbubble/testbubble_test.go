@@ -16,9 +16,9 @@ func TestExpiredTimersDoNotBreakTheRaceDetector(t *testing.T) {
 			for range 600 {
 				all.Go(func() {
 					for range 100 {
-						timer := time.NewTimer(time.Second)
-						time.Sleep(2 * time.Second)
-						<-timer.C
+						expired := time.NewTimer(time.Second)
+						<-time.After(2 * time.Second)
+						<-expired.C
 					}
 				})
 			}

@@ -369,3 +369,19 @@ func TestOfflineMessageSaysWhatToDo(t *testing.T) {
 		t.Errorf("got %v, want a hint for hosts without network", err)
 	}
 }
+
+// leftOnly says what is in a folder beside what should be.
+func leftOnly(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", dir, diff)
+	}
+}

@@ -7,23 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 )
-
-// newRunnerWithOwnImages has a folder of images that no other test shares.
-func newRunnerWithOwnImages(t *testing.T, poolFile string) *runner {
-	t.Helper()
-	r := newRunner(t, poolFile)
-	images := filepath.Join(r.dir, "images")
-	if err := os.Remove(images); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(images, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
 
 // systemlessDisk has no system, only a boot sector that writes a text to the
 // first serial port and stands still.
@@ -38,9 +23,6 @@ func systemlessDisk(text string) []byte {
 // and never asks for its identity.
 func TestAnImageWithoutCloudInitFailsTheSetupWithItsConsole(t *testing.T) {
 	t.Parallel()
-	if runtime.GOARCH != "amd64" {
-		t.Skip("needs an amd64 host: disks are imported on amd64 only")
-	}
 	r := newRunnerWithOwnImages(t, `
 version: "1"
 instances:

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,15 +21,6 @@ import (
 	"github.com/vm-runner/drone-runner-aws/drivers/qemu/image"
 	"github.com/vm-runner/drone-runner-aws/internal/testhost"
 )
-
-// needQemuImg ends a test on a host that cannot import disks.
-func needQemuImg(t *testing.T) {
-	t.Helper()
-	if runtime.GOARCH != "amd64" {
-		t.Skip("needs an amd64 host: disks are imported on amd64 only")
-	}
-	testhost.Program(t, "qemu-img", "qemu-utils")
-}
 
 // rawDisk is a raw disk of 2 MiB with a boot sector and some data.
 func rawDisk() []byte {
@@ -44,7 +34,7 @@ func rawDisk() []byte {
 // imported writes a disk and returns options that import it.
 func imported(t *testing.T, disk []byte) image.ImportOptions {
 	t.Helper()
-	needQemuImg(t)
+	testhost.Program(t, "qemu-img", "qemu-utils")
 	o := sources(t, kernelFiles(), busyboxFiles())
 	file := filepath.Join(t.TempDir(), "disk.img")
 	rewrite(t, file, disk)
@@ -101,22 +91,6 @@ func TestImportKeepsTheDiskAndBringsTheAgent(t *testing.T) {
 		t.Errorf("import of another disk: %v, the same hash %v", err, img.Hash() == first)
 	}
 	leftOnly(t, o.Dir, ".cache", "mine")
-}
-
-// leftOnly says what is in a folder beside what should be.
-func leftOnly(t *testing.T, dir string, want ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range entries {
-		got = append(got, e.Name())
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", dir, diff)
-	}
 }
 
 // readSeed reads the files of a seed, whose names cloud-init looks for in lower
